@@ -1,0 +1,1 @@
+//! The recado command: up, publish, listen, token, dead-letters.

@@ -1,0 +1,1 @@
+//! Inbox queue to inbox entry and push.

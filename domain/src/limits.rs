@@ -1,0 +1,78 @@
+//! Every number of the design in one place, each with its source.
+//!
+//! Must not know: which adapter enforces a limit.
+
+use std::time::Duration;
+
+/// A whole event as JSON, in bytes. SNS and SQS take 256 KiB a message, attributes included
+/// ("Amazon SNS endpoints and quotas", "Amazon SQS message quotas"); 2 KiB stay for the attributes.
+pub const EVENT_BYTES: usize = 254 * 1024;
+/// Entries of an SNS `PublishBatch` or an SQS batch call ("Amazon SQS message quotas").
+pub const AWS_BATCH_ENTRIES: usize = 10;
+/// Recipients of one event.
+pub const RECIPIENTS: usize = 100;
+/// A tenant or recipient id, in bytes. Two of them fit a DynamoDB key of 2,048 bytes even when every byte is escaped.
+pub const ID_BYTES: usize = 128;
+/// A CloudEvents `id`, in bytes.
+pub const EVENT_ID_BYTES: usize = 256;
+/// A CloudEvents `source`, in bytes.
+pub const SOURCE_BYTES: usize = 512;
+/// A CloudEvents `type`, in bytes; SNS filter values allow 256.
+pub const TYPE_BYTES: usize = 255;
+/// `data.category`, in bytes.
+pub const CATEGORY_BYTES: usize = 64;
+/// `data.title`, in bytes: what fits one line of a list, in any script.
+pub const TITLE_BYTES: usize = 512;
+/// `data.body`, in bytes.
+pub const BODY_BYTES: usize = 8 * 1024;
+/// `data.url`, in bytes: what browsers and mail clients agree on.
+pub const URL_BYTES: usize = 2_048;
+/// An e-mail address, in bytes (RFC 5321, 4.5.3.1.3).
+pub const EMAIL_BYTES: usize = 254;
+/// `data.recipients[].name`, in bytes.
+pub const NAME_BYTES: usize = 256;
+/// A language tag, in bytes (RFC 5646, 4.4.1).
+pub const LOCALE_BYTES: usize = 35;
+/// An item as rendered into a frame, in bytes.
+pub const ITEM_BYTES: usize = 24 * 1024;
+/// A frame from server to client, in bytes. API Gateway closes above 32 KiB a frame
+/// ("Amazon API Gateway quotas", WebSocket frame size); the rest is headroom.
+pub const FRAME_BYTES: usize = 30 * 1024;
+/// A frame from client to server, in bytes (same quota).
+pub const CLIENT_FRAME_BYTES: usize = 32 * 1024;
+/// A WebSocket message in bytes ("Amazon API Gateway quotas", message payload size).
+pub const CLIENT_MESSAGE_BYTES: usize = 128 * 1024;
+/// Notification ids in one client frame.
+pub const FRAME_IDS: usize = 1_000;
+/// A client's `request` or `client` text, in bytes.
+pub const CLIENT_TEXT_BYTES: usize = 128;
+/// A token in a query string or header, in bytes: API Gateway allows 10,240 for all headers.
+pub const TOKEN_BYTES: usize = 8 * 1024;
+/// Connections of one user; registering one more closes the oldest.
+pub const CONNECTIONS_PER_USER: usize = 20;
+/// Unread is counted up to here and then shown as `99+`.
+pub const UNREAD_CAP: u32 = 99;
+/// Rows a store reads in one query of an inbox, at the most.
+pub const PAGE_ENTRIES: usize = 100;
+
+/// W: the grace period of the protocol. A connection may take this long to open, an answer to arrive.
+/// API Gateway lets an integration take 29 s; two of them fit.
+pub const W: Duration = Duration::from_secs(60);
+/// W/2: an entry whose position is older when its answer arrives is stamped again (R6).
+pub const RESTAMP_AFTER: Duration = Duration::from_secs(30);
+/// W/4: what two clocks may differ (R6), and how far from the future a cursor may be (P3).
+pub const CLOCK_SKEW: Duration = Duration::from_secs(15);
+/// An acknowledged entry older than this is neither stamped again nor pushed (R6).
+pub const ACKNOWLEDGED_IS_OLD: Duration = Duration::from_secs(24 * 3600);
+/// How long an entry stays, unless the event says less: readers find it, and a redrive never shows it twice.
+pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The age at which a connection ends ("Amazon API Gateway quotas", connection duration for WebSocket API).
+pub const CONNECTION_AGE: Duration = Duration::from_secs(2 * 3600);
+/// The age at which a row of a connection is pruned: 2 h and some.
+pub const CONNECTION_ROW_AGE: Duration = Duration::from_secs(130 * 60);
+/// The longest delay a queue gives a new message ("Amazon SQS message quotas").
+pub const QUEUE_DELAY: Duration = Duration::from_secs(15 * 60);
+/// The longest visibility timeout of a message ("Amazon SQS message quotas").
+pub const QUEUE_VISIBILITY: Duration = Duration::from_secs(12 * 3600);
+/// The longest poll of a queue ("Amazon SQS message quotas").
+pub const QUEUE_POLL: Duration = Duration::from_secs(20);

@@ -1,0 +1,1 @@
+//! Email queue to a sent mail.

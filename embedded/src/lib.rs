@@ -1,0 +1,1 @@
+//! Every port of Recado on SQLite and an in-process WebSocket server.

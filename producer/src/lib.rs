@@ -1,0 +1,1 @@
+//! Publish domain events from application code.

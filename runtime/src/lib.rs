@@ -1,0 +1,1 @@
+//! What each long-running process of Recado needs: consumer loop, leases, drain, backoff, tokens, telemetry.

@@ -1,0 +1,1 @@
+//! Whole-system suites of Recado: port contracts, end to end, faults.

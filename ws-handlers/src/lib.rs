@@ -1,0 +1,1 @@
+//! What happens on connect, message and disconnect of a WebSocket.
