@@ -1,1 +1,9 @@
-//! What each long-running process of Recado needs: consumer loop, leases, drain, backoff, tokens, telemetry.
+//! What each long-running process of Recado needs: the consumer loop with its leases and drain, backoff, token
+//! verification, telemetry, the system's clock.
+//!
+//! Knows tokio. Must not know: any store, any AWS SDK, any room.
+
+pub mod backoff;
+pub mod consumer;
+pub mod system;
+pub mod telemetry;

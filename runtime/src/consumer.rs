@@ -1,0 +1,301 @@
+//! The loop of every queue worker: permit, poll, handle under a lease, settle, drain.
+//!
+//! Must not know: what a message means. A [`Handler`] says what each came to; the same handler serves a Lambda
+//! trigger, where the platform polls and settles.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use recado_domain::failure::Failure;
+use recado_domain::ports::{AckToken, Entropy, Outcome, Queue, Received};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::RetrySchedule;
+
+/// What a message came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disposition {
+    /// Everything of it is durable elsewhere: delete it.
+    Done,
+    /// Give it back; it is received again with backoff, and given up after the schedule's attempts.
+    Retry {
+        /// What the other side asked us to wait.
+        after: Option<Duration>,
+        /// For the operator.
+        reason: String,
+    },
+    /// It can never succeed: to the dead-letter queue.
+    Reject {
+        /// For the operator, kept with the dead letter.
+        reason: String,
+    },
+}
+
+impl From<Failure> for Disposition {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Transient { retry_after, reason } => Self::Retry { after: retry_after, reason },
+            Failure::Permanent { reason } => Self::Reject { reason },
+        }
+    }
+}
+
+/// What a worker does with messages.
+pub trait Handler: Send + Sync + 'static {
+    /// Handles a batch; one answer per message, in order. It may be dropped at any await: what it did not finish
+    /// is received again.
+    fn handle(&self, batch: Vec<Received>) -> impl Future<Output = Vec<Disposition>> + Send;
+}
+
+/// How a consumer polls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumerConfig {
+    /// The queue's name in logs and metrics.
+    pub name: &'static str,
+    /// Batches in work at the same time.
+    pub concurrency: usize,
+    /// Messages of one batch; the queue's own limit applies too.
+    pub batch: usize,
+    /// How long a poll waits for the first message.
+    pub wait: Duration,
+    /// The lease of a message; renewed at half its time while the message is in work.
+    pub visibility: Duration,
+    /// When and how often a message is tried again.
+    pub retry: RetrySchedule,
+    /// How long batches in work may take after the stop signal.
+    pub drain: Duration,
+}
+
+impl ConsumerConfig {
+    /// The defaults for a queue of this name.
+    pub fn named(name: &'static str) -> Self {
+        Self {
+            name,
+            concurrency: 4,
+            batch: 256,
+            wait: Duration::from_secs(20),
+            visibility: Duration::from_secs(60),
+            retry: RetrySchedule::default(),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What stopping came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every batch was settled.
+    Clean,
+    /// The deadline passed; this many batches were given up, and will be received again.
+    Abandoned(usize),
+}
+
+/// How long a poll that is under way at the stop signal may still hand over messages, so that they can be given
+/// back at once rather than after their lease.
+const LAST_POLL: Duration = Duration::from_millis(250);
+
+/// Polls until `stop`, then drains.
+pub async fn consume<Q, H, E>(queue: Arc<Q>, handler: Arc<H>, entropy: Arc<E>, config: ConsumerConfig, stop: CancellationToken) -> Drained
+where
+    Q: Queue,
+    H: Handler,
+    E: Entropy,
+{
+    let permits = Arc::new(Semaphore::new(config.concurrency));
+    let worker = Arc::new(Worker { queue, handler, entropy, config });
+    let mut polls_failed = 0;
+    while let Some(permit) = permit(&permits, &stop).await {
+        match worker.poll(&stop).await {
+            Ok(batch) if batch.is_empty() => polls_failed = 0,
+            Ok(batch) => {
+                polls_failed = 0;
+                if stop.is_cancelled() {
+                    worker.give_back(&batch).await;
+                } else {
+                    // The permit moves into the task with the batch: a drain that holds all permits has no batch left.
+                    tokio::spawn(worker.clone().work(batch, permit));
+                }
+            }
+            Err(failure) => {
+                polls_failed += 1;
+                metrics::counter!("recado_poll_failures_total", "queue" => config.name).increment(1);
+                tracing::warn!(queue = config.name, reason = failure.reason(), polls_failed, "polling failed");
+                worker.pause(polls_failed, &stop).await;
+            }
+        }
+    }
+    drain(&permits, &config).await
+}
+
+/// A permit before polling, so that nothing is leased that nobody works on; `None` once stopped.
+async fn permit(permits: &Arc<Semaphore>, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        permit = permits.clone().acquire_owned() => permit.ok(),
+    }
+}
+
+async fn drain(permits: &Semaphore, config: &ConsumerConfig) -> Drained {
+    let all = u32::try_from(config.concurrency).unwrap_or(u32::MAX);
+    let drained = match tokio::time::timeout(config.drain, permits.acquire_many(all)).await {
+        Ok(_) => Drained::Clean,
+        Err(_) => Drained::Abandoned(config.concurrency.saturating_sub(permits.available_permits())),
+    };
+    tracing::info!(queue = config.name, ?drained, "consumer stopped");
+    drained
+}
+
+struct Worker<Q, H, E> {
+    queue: Arc<Q>,
+    handler: Arc<H>,
+    entropy: Arc<E>,
+    config: ConsumerConfig,
+}
+
+impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
+    async fn poll(&self, stop: &CancellationToken) -> Outcome<Vec<Received>> {
+        let Self { queue, config, .. } = self;
+        let receive = queue.receive(config.batch.min(queue.max_batch()), config.wait, config.visibility);
+        tokio::pin!(receive);
+        tokio::select! {
+            received = &mut receive => received,
+            () = stop.cancelled() => tokio::time::timeout(LAST_POLL, receive).await.unwrap_or(Ok(Vec::new())),
+        }
+    }
+
+    async fn pause(&self, polls_failed: u32, stop: &CancellationToken) {
+        let wait = self.config.retry.delay(polls_failed, None, &*self.entropy);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+
+    async fn give_back(&self, batch: &[Received]) {
+        let back: Vec<_> = batch.iter().map(|message| (message.token.clone(), Duration::ZERO)).collect();
+        self.log_failures("release", &self.queue.release(&back).await);
+    }
+
+    async fn work(self: Arc<Self>, batch: Vec<Received>, permit: OwnedSemaphorePermit) {
+        metrics::counter!("recado_received_total", "queue" => self.config.name).increment(batch.len() as u64);
+        let dispositions = tokio::select! {
+            dispositions = self.handle(&batch) => dispositions,
+            never = self.keep_lease(&batch) => match never {},
+        };
+        self.settle(batch, dispositions).await;
+        drop(permit);
+    }
+
+    /// Handles a batch in a task of its own: a panic gives the batch back and leaves the worker alive.
+    async fn handle(&self, batch: &[Received]) -> Vec<Disposition> {
+        let handler = self.handler.clone();
+        let messages = batch.to_vec();
+        let answers = tokio::spawn(async move { handler.handle(messages).await }).await;
+        match answers {
+            Ok(answers) if answers.len() == batch.len() => answers,
+            Ok(_) => retry_all(batch.len(), "the handler answered for another number of messages than it got"),
+            Err(_) => retry_all(batch.len(), "the handler panicked; its log line says where"),
+        }
+    }
+
+    /// Renews the lease at half its time until dropped: one lost renewal still leaves room for another.
+    async fn keep_lease(&self, batch: &[Received]) -> std::convert::Infallible {
+        let tokens: Vec<AckToken> = batch.iter().map(|message| message.token.clone()).collect();
+        loop {
+            tokio::time::sleep(self.config.visibility / 2).await;
+            self.log_failures("extend", &self.queue.extend(&tokens, self.config.visibility).await);
+        }
+    }
+
+    async fn settle(&self, batch: Vec<Received>, dispositions: Vec<Disposition>) {
+        let (mut done, mut back, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+        for (message, disposition) in batch.into_iter().zip(dispositions) {
+            match self.give_up(&message, disposition) {
+                Disposition::Done => done.push(message.token),
+                Disposition::Reject { reason } => {
+                    tracing::warn!(queue = self.config.name, message_id = message.message_id, reason, "message rejected");
+                    dead.push((message, reason));
+                }
+                Disposition::Retry { after, reason } => {
+                    let wait = self.config.retry.delay(message.receive_count, after, &*self.entropy);
+                    tracing::info!(
+                        queue = self.config.name,
+                        message_id = message.message_id,
+                        attempt = message.receive_count,
+                        ?wait,
+                        reason,
+                        "message given back"
+                    );
+                    back.push((message.token, wait));
+                }
+            }
+        }
+        let count = |outcome: &'static str, n: usize| {
+            metrics::counter!("recado_settled_total", "queue" => self.config.name, "outcome" => outcome).increment(n as u64)
+        };
+        count("done", done.len());
+        count("retry", back.len());
+        count("dead", dead.len());
+        self.persist("ack", done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
+        self.persist("release", back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
+        self.persist("reject", dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
+    }
+
+    /// Ends what was tried often enough.
+    fn give_up(&self, message: &Received, disposition: Disposition) -> Disposition {
+        match disposition {
+            Disposition::Retry { reason, .. } if message.receive_count >= self.config.retry.max_attempts => {
+                Disposition::Reject { reason: format!("gave up after {} attempts: {reason}", message.receive_count) }
+            }
+            other => other,
+        }
+    }
+
+    /// Carries out a batch call until no entry fails transiently, three times at most. What still fails is received
+    /// again when its lease ends: at least once, never lost.
+    async fn persist<T: Clone>(&self, what: &'static str, entries: Vec<T>, call: impl AsyncFn(&Q, &[T]) -> Vec<Outcome<()>>) {
+        if entries.is_empty() {
+            return;
+        }
+        let left = std::sync::Mutex::new(entries);
+        let once = || async {
+            let now = left.lock().map(|left| left.clone()).unwrap_or_default();
+            let answers = call(&self.queue, &now).await;
+            let failed: Vec<T> = now
+                .into_iter()
+                .zip(&answers)
+                .filter(|(_, answer)| answer.as_ref().is_err_and(Failure::is_transient))
+                .map(|(entry, _)| entry)
+                .collect();
+            let none_left = failed.is_empty();
+            if let Ok(mut left) = left.lock() {
+                *left = failed;
+            }
+            if none_left { Ok(answers) } else { Err(answers) }
+        };
+        let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_times(2).with_jitter();
+        let (Ok(answers) | Err(answers)) = once.retry(backoff).await;
+        self.log_failures(what, &answers);
+    }
+
+    fn log_failures(&self, what: &'static str, answers: &[Outcome<()>]) {
+        let failed: Vec<&Failure> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+        if let Some(first) = failed.first() {
+            metrics::counter!("recado_queue_failures_total", "queue" => self.config.name, "call" => what).increment(failed.len() as u64);
+            tracing::warn!(
+                queue = self.config.name,
+                call = what,
+                failed = failed.len(),
+                reason = first.reason(),
+                "queue call failed; the messages are received again"
+            );
+        }
+    }
+}
+
+fn retry_all(count: usize, reason: &str) -> Vec<Disposition> {
+    vec![Disposition::Retry { after: None, reason: reason.to_owned() }; count]
+}
