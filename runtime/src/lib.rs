@@ -3,6 +3,7 @@
 //!
 //! Knows tokio. Must not know: any store, any AWS SDK, any room.
 
+pub mod announce;
 pub mod backoff;
 pub mod consumer;
 pub mod system;
