@@ -73,8 +73,13 @@ async fn server(options: SocketOptions) -> Server {
 
 async fn server_with(options: SocketOptions, token_lasts: Duration, connects: usize, messages: usize) -> Server {
     let (sender, calls) = mpsc::unbounded_channel();
-    let routes =
-        Arc::new(Recorder { calls: sender, token_lasts, connect_gate: Semaphore::new(connects), message_gate: Semaphore::new(messages) });
+    let routes = Arc::new(Recorder {
+        calls: sender,
+        token_lasts,
+        connect_gate: Semaphore::new(connects),
+        message_gate: Semaphore::new(messages),
+        started: AtomicUsize::new(0),
+    });
     let sockets = OpenSockets::new(options);
     let app = router(sockets.clone(), routes.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
