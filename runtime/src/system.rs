@@ -8,6 +8,7 @@ use recado_domain::ports::{Clock, Entropy};
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the operating system for the time")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

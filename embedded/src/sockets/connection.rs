@@ -10,13 +10,12 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use jiff::Timestamp;
 use recado_domain::connection::CloseReason;
 use recado_domain::failure::Failure;
 use recado_domain::frame::ServerFrame;
 use recado_domain::ids::ConnectionId;
-use recado_domain::ports::{Entropy, Outcome, Posted};
-use recado_runtime::system::SystemEntropy;
+use recado_domain::ports::{Clock, Entropy, Outcome, Posted};
+use recado_runtime::system::{SystemClock, SystemEntropy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite;
@@ -363,7 +362,7 @@ enum Due {
 impl Timetable {
     fn new(accepted: Accepted, options: &SocketOptions) -> Self {
         let now = Instant::now();
-        let token_left = Duration::try_from(accepted.token_expires_at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+        let token_left = Duration::try_from(accepted.token_expires_at.duration_since(SystemClock.now())).unwrap_or(Duration::ZERO);
         let lead = options.goaway_lead;
         let notice = options.age.saturating_sub(lead + lead.mul_f64(SystemEntropy.fraction()));
         Self {
@@ -410,7 +409,7 @@ mod tests {
     use super::*;
 
     fn timetable(options: &SocketOptions, token: Duration) -> Timetable {
-        Timetable::new(Accepted { token_expires_at: Timestamp::now() + token }, options)
+        Timetable::new(Accepted { token_expires_at: SystemClock.now() + token }, options)
     }
 
     #[test]

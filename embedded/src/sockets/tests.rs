@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use jiff::Timestamp;
 use recado_domain::connection::{CloseReason, Protocol, SUBPROTOCOL};
 use recado_domain::ids::ConnectionId;
 use recado_domain::limits;
-use recado_domain::ports::{Posted, Sockets};
+use recado_domain::ports::{Clock, Posted, Sockets};
+use recado_runtime::system::SystemClock;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -44,7 +44,7 @@ impl Routes for Recorder {
         self.calls.send(Call::Connect(opening.clone())).unwrap();
         self.connect_gate.acquire().await.unwrap().forget();
         match opening.token.as_deref() {
-            Some("good") => Ok(Accepted { token_expires_at: Timestamp::now() + self.token_lasts }),
+            Some("good") => Ok(Accepted { token_expires_at: SystemClock.now() + self.token_lasts }),
             _ => Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is not valid")),
         }
     }
