@@ -1,1 +1,115 @@
-fn main() {}
+//! Developer chores: `cargo xtask test`, `schemas`, `ci`.
+//!
+//! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
+//! crate of the house, so that it compiles in seconds and is there before they are.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks on its output")]
+
+mod steps;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::steps::{Steps, cargo};
+
+/// The nextest that is installed where none is there; any of `nextest-version` in .config/nextest.toml serves.
+const NEXTEST_VERSION: &str = "0.9.143";
+
+/// Developer chores of Recado.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Builds everything, then runs all tests: units, contracts, whole system, documentation.
+    Test {
+        /// Passed to `cargo nextest run`, such as a name to filter by. With any, documentation tests are left out.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        nextest: Vec<String>,
+    },
+    /// Writes the JSON Schemas of events and frames from the Rust types into schemas/.
+    Schemas {
+        /// Writes nothing; fails where a file is not what the types say.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Everything a change has to pass: formatting, lints, documentation, dependencies, tests.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().chore {
+        Chore::Test { nextest } => test(&nextest),
+        Chore::Schemas { check } => schemas(check),
+        Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(nextest: &[String]) -> Result<()> {
+    let mut steps = Steps::new("test");
+    install_nextest(&mut steps)?;
+    // The suites start the `recado` command as a process of its own, and cargo builds a command only for tests of
+    // its own package. One build with the features of the whole workspace; the run below finds everything made.
+    steps.run("build", &mut cargo(&["build", "--workspace", "--bins", "--tests"]))?;
+    let mut run = cargo(&["nextest", "run", "--workspace"]);
+    if std::env::var_os("CI").is_some() {
+        run.args(["--profile", "ci"]);
+    }
+    steps.run("tests", run.args(nextest))?;
+    if nextest.is_empty() {
+        steps.run("documentation tests", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))?;
+    } else {
+        steps.skip("documentation tests", "only what was asked for ran");
+    }
+    steps.summary();
+    Ok(())
+}
+
+fn install_nextest(steps: &mut Steps) -> Result<()> {
+    if steps::answers(&mut cargo(&["nextest", "--version"])) {
+        return Ok(());
+    }
+    steps.run("install cargo-nextest", &mut cargo(&["install", "cargo-nextest", "--version", NEXTEST_VERSION, "--locked"]))
+}
+
+/// The generator lives beside the test that compares (tests/suites/architecture.rs), because it needs the types.
+fn schemas(check: bool) -> Result<()> {
+    let mut steps = Steps::new("schemas");
+    let mut run = cargo(&["test", "--quiet", "--package", "recado-tests", "--test", "architecture", "--", "the_schemas_are"]);
+    if !check {
+        run.env("RECADO_WRITE_SCHEMAS", "1");
+    }
+    steps.run(if check { "compare schemas" } else { "write schemas" }, &mut run)?;
+    steps.summary();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_test_goes_to_nextest() {
+        let parsed = Arguments::try_parse_from(["xtask", "test", "-p", "recado-domain", "--no-capture"]);
+        let Ok(Arguments { chore: Chore::Test { nextest } }) = parsed else { panic!("a test chore") };
+        assert_eq!(nextest, ["-p", "recado-domain", "--no-capture"]);
+    }
+}
