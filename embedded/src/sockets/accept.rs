@@ -44,12 +44,12 @@ impl Origins {
         let own = headers.get(header::HOST).and_then(|own| own.to_str().ok());
         self.allowed.iter().any(|allowed| allowed == "*" || allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
             || host.zip(own).is_some_and(|(host, own)| host.eq_ignore_ascii_case(own))
-            || (self.loopback && host.is_some_and(is_loopback))
+            || (self.loopback && host.is_some_and(names_this_machine))
     }
 }
 
-/// Whether an authority (`host` or `host:port`) names this machine.
-fn is_loopback(authority: &str) -> bool {
+/// Whether an authority (`host` or `host:port`) names this machine: `localhost` or a loopback address.
+pub fn names_this_machine(authority: &str) -> bool {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,

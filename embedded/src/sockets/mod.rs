@@ -37,7 +37,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-pub use self::accept::{Origins, router};
+pub use self::accept::{Origins, names_this_machine, router};
 use self::connection::{Ending, Handle};
 pub use self::door::Door;
 
