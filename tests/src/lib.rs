@@ -1,1 +1,3 @@
 //! Whole-system suites of Recado: port contracts, end to end, faults.
+
+pub mod contracts;

@@ -1,0 +1,3 @@
+//! Every contract on every backend: `memory::inbox::append_is_insert_if_absent`.
+
+recado_tests::contract_suite!(memory: recado_tests::contracts::Memory);
