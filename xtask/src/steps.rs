@@ -66,6 +66,10 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = command(Path::new(&program).to_str().unwrap_or("cargo"), arguments);
     // Set for this package by the cargo that runs us; another package's build must not see it change.
     command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
+    // Settings of somebody's own Recado must not reach the tests.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RECADO_")) {
+        command.env_remove(name);
+    }
     command
 }
 
