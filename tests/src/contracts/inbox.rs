@@ -289,6 +289,13 @@ pub async fn updates_by_id_answer_what_they_changed<B: Backend>(backend: &B) {
     assert_eq!(inbox.archive(&alice(), &ids).await, Ok(vec![]));
 }
 
+pub async fn what_read_all_read_is_not_read_a_second_time<B: Backend>(backend: &B) {
+    let positions = append_each(backend, &["a", "b"]).await;
+    backend.advance(PAST_W).await;
+    backend.inbox().read_all(&alice(), positions[0]).await.unwrap();
+    assert_eq!(backend.inbox().mark_read(&alice(), &[id("a"), id("b")]).await, Ok(vec![id("b")]));
+}
+
 pub async fn updates_by_id_never_create_an_entry<B: Backend>(backend: &B) {
     let inbox = backend.inbox();
     assert_eq!(inbox.acknowledge(&alice(), &[id("a")]).await, Ok(vec![]));

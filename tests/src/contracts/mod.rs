@@ -80,6 +80,7 @@ macro_rules! contract_suite {
                 pending_goes_on_where_a_page_ended,
                 the_pending_mark_grows_only_from_what_was_expected,
                 updates_by_id_answer_what_they_changed,
+                what_read_all_read_is_not_read_a_second_time,
                 updates_by_id_never_create_an_entry,
                 what_is_archived_leaves_the_inbox_for_the_archive,
                 the_unread_filter_leaves_out_what_was_read_or_archived,
