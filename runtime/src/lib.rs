@@ -4,6 +4,7 @@
 //! Knows tokio. Must not know: any store, any AWS SDK, any room.
 
 pub mod announce;
+pub mod auth;
 pub mod backoff;
 pub mod consumer;
 pub mod system;
