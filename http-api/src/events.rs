@@ -231,7 +231,7 @@ fn from_a_page(headers: &HeaderMap) -> bool {
 
 /// Whether a `Host` is an IP address or `localhost`, which no foreign site can make its own name.
 fn names_a_machine(host: &str) -> bool {
-    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let Ok(authority) = host.parse::<axum::http::uri::Authority>() else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
@@ -352,4 +352,167 @@ fn answer(status: StatusCode, results: Vec<EventResult>) -> Response {
 /// The paths of this module, for the OpenAPI document.
 pub(crate) mod paths {
     pub(crate) use super::__path_publish;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::test_client::{World, event};
+
+    const KEY: &str = "a-key-of-some-length";
+
+    #[tokio::test]
+    async fn one_event_is_accepted_and_on_the_bus() {
+        let world = World::new(&[]);
+        let answer = world.publish(ONE, &[], event("one").to_string()).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED);
+        let id = NotificationId::of("/tests", "one");
+        let expected = json!({ "results": [{ "index": 0, "id": "one", "source": "/tests", "notification_id": id, "status": "accepted" }] });
+        assert_eq!(answer.body, expected);
+        assert_eq!(world.queue.depth(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_repetition_is_answered_the_same() {
+        let world = World::new(&[]);
+        let first = world.publish(ONE, &[], event("one").to_string()).await;
+        let again = world.publish(ONE, &[], event("one").to_string()).await;
+        assert_eq!((first.status, first.body), (again.status, again.body));
+    }
+
+    #[tokio::test]
+    async fn every_event_of_a_batch_is_answered_in_order() {
+        let world = World::new(&[]);
+        world.bus.faults().fail_entries("publish", &[1], Failure::transient("secret of the bus"));
+        let mut wrong = event("wrong");
+        wrong["data"]["recipients"] = json!([]);
+        let batch = json!([event("one"), wrong, event("two"), 7, event("three")]).to_string();
+        let answer = world.publish(BATCH, &[], batch).await;
+        assert_eq!(answer.status, StatusCode::MULTI_STATUS);
+        let results = answer.body["results"].as_array().expect("results");
+        let statuses: Vec<_> = results.iter().map(|result| result["status"].as_str().unwrap_or_default()).collect();
+        assert_eq!(statuses, ["accepted", "invalid", "failed", "invalid", "accepted"]);
+        assert_eq!(results[1]["violations"][0]["field"], "data.recipients");
+        assert_eq!((&results[2]["retry"], &results[2]["id"]), (&json!(true), &json!("two")));
+        assert_eq!(results[3]["id"], Value::Null);
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        assert!(!answer.body.to_string().contains("secret"));
+        assert_eq!(world.queue.depth(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_accepted_as_a_whole_says_so() {
+        let world = World::new(&[]);
+        assert_eq!(world.publish(BATCH, &[], json!([event("one"), event("two")]).to_string()).await.status, StatusCode::ACCEPTED);
+        let empty = world.publish(BATCH, &[], "[]").await;
+        assert_eq!((empty.status, empty.body), (StatusCode::ACCEPTED, json!({ "results": [] })));
+    }
+
+    #[tokio::test]
+    async fn a_single_events_status_is_its_own() {
+        let world = World::new(&[]);
+        let invalid = world.publish(ONE, &[], json!({ "id": "one" }).to_string()).await;
+        assert_eq!((invalid.status, &invalid.body["results"][0]["id"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("one")));
+        let wait = Failure::Transient { retry_after: Some(Duration::from_secs(7)), reason: "busy".to_owned() };
+        world.bus.faults().fail_next("publish", wait);
+        let busy = world.publish(ONE, &[], event("one").to_string()).await;
+        assert_eq!((busy.status, busy.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("7")));
+        world.bus.faults().fail_next("publish", Failure::permanent("no such topic"));
+        let refused = world.publish(ONE, &[], event("one").to_string()).await;
+        assert_eq!((refused.status, &refused.body["results"][0]["retry"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!(false)));
+    }
+
+    #[tokio::test]
+    async fn plain_json_is_refused_with_a_hint() {
+        let world = World::new(&[]);
+        let answer = world.publish("application/json", &[], event("one").to_string()).await;
+        assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains(ONE)));
+        let charset = world.publish("application/cloudevents+json; charset=UTF-8", &[], event("one").to_string()).await;
+        assert_eq!(charset.status, StatusCode::ACCEPTED);
+    }
+
+    #[tokio::test]
+    async fn sizes_are_limited_and_named() {
+        let world = World::new(&[]);
+        let long = world.publish(ONE, &[], vec![b' '; EVENTS_BODY_BYTES + 1]).await;
+        let many = world.publish(BATCH, &[], json!(vec![0; BATCH_EVENTS + 1]).to_string()).await;
+        for answer in [long, many] {
+            assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+            assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("at most")));
+        }
+    }
+
+    #[tokio::test]
+    async fn any_configured_key_allows_and_nothing_else_does() {
+        let other = "another-key-while-rotating";
+        let world = World::new(&[KEY, other]);
+        for key in [KEY, other] {
+            let bearer = format!("Bearer {key}");
+            let answer = world.publish(ONE, &[("authorization", &bearer), ("origin", "https://a.example")], event("one").to_string()).await;
+            assert_eq!(answer.status, StatusCode::ACCEPTED);
+        }
+        for wrong in ["Bearer ", "Bearer a-key-of-some-lengtH", "Bearer a-key-of-some-length-and-more", "Basic a-key-of-some-length"] {
+            let answer = world.publish(ONE, &[("authorization", wrong)], event("one").to_string()).await;
+            assert_eq!((answer.status, answer.header("www-authenticate")), (StatusCode::UNAUTHORIZED, Some("Bearer")), "{wrong}");
+        }
+        assert_eq!(world.publish(ONE, &[], event("one").to_string()).await.status, StatusCode::UNAUTHORIZED);
+    }
+
+    #[tokio::test]
+    async fn without_keys_no_web_page_may_publish() {
+        let world = World::new(&[]);
+        for (headers, allowed) in [
+            (vec![("host", "127.0.0.1:8420")], true),
+            (vec![("host", "[::1]:8420")], true),
+            (vec![("host", "localhost:8420"), ("origin", "http://localhost:8420")], true),
+            (vec![("host", "localhost:8420"), ("origin", "http://localhost:9999")], false),
+            (vec![("host", "127.0.0.1:8420"), ("origin", "https://attacker.example")], false),
+            (vec![("host", "127.0.0.1:8420"), ("origin", "null")], false),
+            // The attacker's name resolves to this machine: origin and host agree.
+            (vec![("host", "attacker.example:8420"), ("origin", "http://attacker.example:8420")], false),
+            (vec![("host", "attacker.example:8420")], false),
+            (vec![("host", "localhost.attacker.example")], false),
+        ] {
+            let answer = world.publish(ONE, &headers, event("one").to_string()).await;
+            assert_eq!(answer.status == StatusCode::ACCEPTED, allowed, "{headers:?}");
+            assert!(allowed || answer.status == StatusCode::FORBIDDEN);
+        }
+    }
+
+    #[test]
+    fn keys_are_neither_short_nor_shown() {
+        assert_eq!(PublishKeys::new(["short".to_owned()]).err(), Some(InvalidKey));
+        assert_eq!(PublishKeys::new(["with a space in its middle".to_owned()]).err(), Some(InvalidKey));
+        let keys = PublishKeys::new([KEY.to_owned()]).expect("a key");
+        assert_eq!(format!("{keys:?}"), "PublishKeys(1 keys)");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn arbitrary_bodies_are_answered(body in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let world = World::new(&[]);
+                for media_type in [ONE, BATCH] {
+                    let answer = world.publish(media_type, &[], body.clone()).await;
+                    assert!(answer.status.is_client_error() || answer.status.is_success());
+                }
+            });
+        }
+
+        #[test]
+        fn arbitrary_hosts_and_origins_are_judged(host in "[!-~]{0,40}", origin in "[!-~]{0,40}") {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().expect("visible characters"));
+            headers.insert(header::ORIGIN, origin.parse().expect("visible characters"));
+            let named = host.parse::<axum::http::uri::Authority>().is_ok();
+            prop_assert!(from_a_page(&headers) || named);
+        }
+    }
 }

@@ -380,3 +380,248 @@ fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: Result<Bytes, Byte
 pub(crate) mod paths {
     pub(crate) use super::{__path_archive, __path_list, __path_read, __path_read_all, __path_unread_count};
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use proptest::prelude::*;
+    use recado_domain::failure::Failure;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::test_client::{World, key};
+
+    const ALICE: &str = "default/alice";
+
+    #[tokio::test]
+    async fn an_inbox_is_listed_newest_first_page_by_page() {
+        let world = World::new(&[]);
+        let alice = key("default", "alice");
+        for id in ["one", "two", "three"] {
+            world.arrive(&alice, id).await;
+        }
+        let first = world.get(ALICE, "/inbox?limit=2").await;
+        assert_eq!(first.status, StatusCode::OK);
+        let ids = |body: &Value| -> Vec<Value> {
+            body["items"].as_array().map_or_else(Vec::new, |items| items.iter().map(|item| item["event_id"].clone()).collect())
+        };
+        assert_eq!(ids(&first.body), ["three", "two"]);
+        let next = first.body["next"].as_str().expect("there is more");
+        let last = world.get(ALICE, &format!("/inbox?limit=2&before={next}")).await;
+        assert_eq!(ids(&last.body), ["one"]);
+        assert_eq!(last.body["next"], Value::Null);
+    }
+
+    #[tokio::test]
+    async fn filters_show_what_they_say() {
+        let world = World::new(&[]);
+        let alice = key("default", "alice");
+        let read = world.arrive(&alice, "read").await;
+        let archived = world.arrive(&alice, "archived").await;
+        world.arrive(&alice, "new").await;
+        assert_eq!(world.post(ALICE, "/inbox/read", json!({ "ids": [read] })).await.body, json!({ "ids": [read] }));
+        assert_eq!(world.post(ALICE, "/inbox/archive", json!({ "ids": [archived] })).await.body, json!({ "ids": [archived] }));
+        for (filter, expected) in [("inbox", vec!["new", "read"]), ("unread", vec!["new"]), ("archived", vec!["archived"])] {
+            let page = world.get(ALICE, &format!("/inbox?filter={filter}")).await.body;
+            let items = page["items"].as_array().expect("items");
+            let ids: Vec<_> = items.iter().filter_map(|item| item["event_id"].as_str()).collect();
+            assert_eq!(ids, expected, "{filter}");
+        }
+        assert_eq!(world.get(ALICE, "/inbox/unread-count").await.body, json!({ "count": 1, "capped": false }));
+    }
+
+    #[tokio::test]
+    async fn changing_twice_changes_once() {
+        let world = World::new(&[]);
+        let id = world.arrive(&key("default", "alice"), "one").await;
+        world.post(ALICE, "/inbox/read", json!({ "ids": [id] })).await;
+        let again = world.post(ALICE, "/inbox/read", json!({ "ids": [id] })).await;
+        assert_eq!((again.status, again.body), (StatusCode::OK, json!({ "ids": [] })));
+    }
+
+    #[tokio::test]
+    async fn a_change_shows_on_the_users_other_devices_and_on_nobody_elses() {
+        let world = World::new(&[]);
+        let alice = key("default", "alice");
+        let (phone, other) = (world.connect(&alice, "phone").await, world.connect(&key("other", "alice"), "other").await);
+        let id = world.arrive(&alice, "one").await;
+        world.post(ALICE, "/inbox/read", json!({ "ids": [id] })).await;
+        world.post(ALICE, "/inbox/archive", json!({ "ids": [id] })).await;
+        let unread = json!({ "type": "unread", "count": 0, "capped": false });
+        let expected = [json!({ "type": "read", "ids": [id] }), unread.clone(), json!({ "type": "archive", "ids": [id] }), unread];
+        assert_eq!(world.frames(&phone), expected);
+        assert_eq!(world.frames(&other), [] as [Value; 0]);
+    }
+
+    #[tokio::test]
+    async fn reading_all_shows_on_other_devices_with_its_position() {
+        let world = World::new(&[]);
+        let alice = key("default", "alice");
+        let phone = world.connect(&alice, "phone").await;
+        let id = world.arrive(&alice, "one").await;
+        let position = world.inbox.entries(&alice)[0].position;
+        let answer = world.post(ALICE, "/inbox/read-all", json!({ "up_to": position })).await;
+        assert_eq!((answer.status, &answer.body["ids"]), (StatusCode::OK, &json!([id])));
+        let frames = world.frames(&phone);
+        assert_eq!(frames[0], json!({ "type": "read", "ids": [id], "up_to": answer.body["up_to"] }));
+        assert_eq!(frames[1]["count"], 0);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_announced_when_nothing_changed() {
+        let world = World::new(&[]);
+        let phone = world.connect(&key("default", "alice"), "phone").await;
+        let absent = NotificationId::of("/tests", "absent");
+        world.post(ALICE, "/inbox/read", json!({ "ids": [absent] })).await;
+        assert_eq!(world.frames(&phone), [] as [Value; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_gone_device_is_forgotten_and_a_failing_one_is_kept() {
+        let world = World::new(&[]);
+        let alice = key("default", "alice");
+        let (gone, slow) = (world.connect(&alice, "gone").await, world.connect(&alice, "slow").await);
+        world.sockets.vanish(&gone);
+        world.sockets.fail_next(&slow, Failure::transient("429"));
+        let id = world.arrive(&alice, "one").await;
+        assert_eq!(world.post(ALICE, "/inbox/read", json!({ "ids": [id] })).await.status, StatusCode::OK);
+        let left: Vec<_> = world.connections.rows(&alice).into_iter().map(|row| row.id).collect();
+        assert_eq!(left, [slow]);
+    }
+
+    #[tokio::test]
+    async fn a_device_whose_token_ended_hears_nothing() {
+        let world = World::new(&[]);
+        let alice = key("default", "alice");
+        let phone = world.connect(&alice, "phone").await;
+        let id = world.arrive(&alice, "one").await;
+        world.clock.advance(Duration::from_secs(3600));
+        world.post(ALICE, "/inbox/read", json!({ "ids": [id] })).await;
+        assert_eq!(world.frames(&phone), [] as [Value; 0]);
+    }
+
+    #[tokio::test]
+    async fn users_and_tenants_see_and_change_their_own_only() {
+        let world = World::new(&[]);
+        let id = world.arrive(&key("default", "alice"), "one").await;
+        for stranger in ["default/bia", "other/alice"] {
+            assert_eq!(world.get(stranger, "/inbox?recipient=alice&tenant=default").await.body["items"], json!([]));
+            assert_eq!(world.post(stranger, "/inbox/archive", json!({ "ids": [id], "recipient": "alice" })).await.body["ids"], json!([]));
+        }
+        assert_eq!(world.get(ALICE, "/inbox").await.body["items"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[tokio::test]
+    async fn without_a_valid_token_there_is_no_inbox() {
+        let world = World::new(&[]);
+        for (path, method) in [
+            ("/inbox", "GET"),
+            ("/inbox?token=default/alice&access_token=default/alice", "GET"),
+            ("/inbox/unread-count", "GET"),
+            ("/inbox/read", "POST"),
+            ("/inbox/read-all", "POST"),
+            ("/inbox/archive", "POST"),
+        ] {
+            for authorization in [None, Some("Bearer nonsense"), Some("Basic default/alice"), Some("Bearer ")] {
+                let mut request = Request::builder().method(method).uri(path);
+                if let Some(authorization) = authorization {
+                    request = request.header("authorization", authorization);
+                }
+                let answer = world.send(request.body(Body::empty()).expect("a request")).await;
+                assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path} {authorization:?}");
+                assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+                assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+                assert_eq!(answer.body["status"], 401);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_down_says_when_to_come_again() {
+        let world = World::new(&[]);
+        let down = world.get("down", "/inbox").await;
+        assert_eq!((down.status, down.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("1")));
+        let failure = Failure::Transient { retry_after: Some(Duration::from_millis(2500)), reason: "secret of the store".to_owned() };
+        world.inbox.faults().fail_next("page", failure);
+        let busy = world.get(ALICE, "/inbox").await;
+        assert_eq!((busy.status, busy.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("3")));
+        world.inbox.faults().fail_next("page", Failure::permanent("secret of the store"));
+        let broken = world.get(ALICE, "/inbox").await;
+        assert_eq!(broken.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!broken.body.to_string().contains("secret") && !busy.body.to_string().contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_query_names_each_wrong_field() {
+        let world = World::new(&[]);
+        let answer = world.get(ALICE, "/inbox?filter=all&before=here&limit=101&limit=1").await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+        let fields: Vec<_> = answer.body["violations"].as_array().expect("violations").iter().map(|v| v["field"].clone()).collect();
+        assert_eq!(fields, ["limit", "filter", "before"]);
+        for limit in ["0", "-1", "x", ""] {
+            assert_eq!(world.get(ALICE, &format!("/inbox?limit={limit}")).await.status, StatusCode::UNPROCESSABLE_ENTITY, "{limit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_bodies_are_refused_without_repeating_them() {
+        let world = World::new(&[]);
+        let many = vec![NotificationId::of("a", "b").to_string(); limits::FRAME_IDS + 1];
+        for (body, status) in [
+            ("{".to_owned(), StatusCode::BAD_REQUEST),
+            (json!({ "ids": [] }).to_string(), StatusCode::UNPROCESSABLE_ENTITY),
+            (json!({ "ids": ["hunter2"] }).to_string(), StatusCode::UNPROCESSABLE_ENTITY),
+            (json!({ "ids": many }).to_string(), StatusCode::UNPROCESSABLE_ENTITY),
+            (format!("\"{}\"", "x".repeat(INBOX_BODY_BYTES)), StatusCode::PAYLOAD_TOO_LARGE),
+        ] {
+            let answer = world.post(ALICE, "/inbox/read", &body).await;
+            assert_eq!(answer.status, status);
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+            assert!(!answer.body.to_string().contains("hunter2"));
+        }
+        let form = Request::post("/inbox/read").header("authorization", "Bearer default/alice").header("content-type", "text/plain");
+        assert_eq!(world.send(form.body(Body::from("{}")).expect("a request")).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+
+    #[tokio::test]
+    async fn other_paths_and_methods_are_problems_too_and_every_answer_is_protected() {
+        let world = World::new(&[]);
+        let nothing = world.get(ALICE, "/inbox/nothing").await;
+        let method = world.post(ALICE, "/inbox", "").await;
+        let document = world.get("", "/inbox/openapi.json").await;
+        assert_eq!((nothing.status, &nothing.body["type"]), (StatusCode::NOT_FOUND, &json!("urn:recado:problem:not-found")));
+        assert_eq!(method.status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(method.body["status"], 405);
+        assert_eq!(method.header("allow"), Some("GET,HEAD"));
+        assert_eq!(document.status, StatusCode::OK);
+        assert!(document.body["paths"]["/inbox"].is_object());
+        for answer in [nothing, method, document, world.get(ALICE, "/inbox").await] {
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+            assert_eq!(answer.header("cache-control"), Some("no-store"));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn arbitrary_bodies_and_queries_are_answered(body in proptest::collection::vec(any::<u8>(), 0..512), query in "[ -~]{0,64}") {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let world = World::new(&[]);
+                for path in ["/inbox/read", "/inbox/read-all", "/inbox/archive"] {
+                    let request = Request::post(path).header("authorization", "Bearer default/alice").header("content-type", "application/json");
+                    let answer = world.send(request.body(Body::from(body.clone())).expect("a request")).await;
+                    assert!(answer.status.is_client_error() || answer.status.is_success());
+                }
+                if let Ok(request) = Request::get(format!("/inbox?{query}")).header("authorization", "Bearer default/alice").body(Body::empty()) {
+                    let answer = world.send(request).await;
+                    assert!(answer.status.is_client_error() || answer.status.is_success());
+                }
+            });
+        }
+    }
+}
