@@ -3,10 +3,12 @@
 //! Must not know: the contracts.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use recado_domain::ports::{Clock, Connections, DeadLetters, EventBus, Inbox, MailClaims, Queue};
+use recado_embedded::{QueueName, Store, StoredBus, StoredClaims, StoredConnections, StoredDeadLetters, StoredInbox, StoredQueue};
 use recado_memory::{ManualClock, MemoryBus, MemoryClaims, MemoryConnections, MemoryInbox, MemoryQueue, SeededEntropy};
 
 /// The ports of one deployment that nobody else uses.
@@ -122,6 +124,81 @@ impl Backend for Memory {
     }
 
     fn claims(&self) -> &MemoryClaims {
+        &self.claims
+    }
+}
+
+/// Everything in a folder, on a clock that stands still.
+pub struct Embedded {
+    clock: ManualClock,
+    bus: StoredBus,
+    inbox_queue: StoredQueue,
+    email_queue: StoredQueue,
+    dead_letters: StoredDeadLetters,
+    inbox: StoredInbox,
+    connections: StoredConnections,
+    claims: StoredClaims,
+    _folder: tempfile::TempDir,
+}
+
+impl Backend for Embedded {
+    type Bus = StoredBus;
+    type Queue = StoredQueue;
+    type DeadLetters = StoredDeadLetters;
+    type Inbox = StoredInbox;
+    type Connections = StoredConnections;
+    type Claims = StoredClaims;
+
+    async fn fresh() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let clock = ManualClock::default();
+        let store = Store::open(folder.path(), Arc::new(clock.clone()), Arc::new(SeededEntropy::new(7))).expect("an empty folder opens");
+        Self {
+            bus: store.bus(),
+            inbox_queue: store.inbox_queue(),
+            email_queue: store.email_queue(),
+            dead_letters: store.dead_letters(QueueName::Inbox),
+            inbox: store.inbox(),
+            connections: store.connections(),
+            claims: store.claims(),
+            clock,
+            _folder: folder,
+        }
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn bus(&self) -> &StoredBus {
+        &self.bus
+    }
+
+    fn inbox_queue(&self) -> &StoredQueue {
+        &self.inbox_queue
+    }
+
+    fn email_queue(&self) -> &StoredQueue {
+        &self.email_queue
+    }
+
+    fn dead_letters(&self) -> &StoredDeadLetters {
+        &self.dead_letters
+    }
+
+    fn inbox(&self) -> &StoredInbox {
+        &self.inbox
+    }
+
+    fn connections(&self) -> &StoredConnections {
+        &self.connections
+    }
+
+    fn claims(&self) -> &StoredClaims {
         &self.claims
     }
 }

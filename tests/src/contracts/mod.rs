@@ -13,7 +13,7 @@ pub mod mail_claims;
 pub mod queue;
 mod samples;
 
-pub use backend::{Backend, Memory};
+pub use backend::{Backend, Embedded, Memory};
 
 /// Makes a module of tests that run every contract on a fresh backend each:
 /// `contract_suite!(memory: recado_tests::contracts::Memory);`
