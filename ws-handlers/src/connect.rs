@@ -1,0 +1,205 @@
+//! A socket comes and goes: the token is judged once, the row is written before the socket exists, and who only
+//! listens is promised a replay (R4).
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use recado_domain::connection::{CloseReason, Connection, Phase, Protocol};
+use recado_domain::failure::Failure;
+use recado_domain::ids::{ConnectionId, RecipientKey};
+use recado_domain::limits;
+use recado_domain::message::{Attributes, Replay};
+use recado_domain::ports::{Clock, Connections, Outgoing, Queue, Sockets};
+use recado_runtime::auth::{TokenError, VerifyToken};
+
+/// How long a replay waits by default: most sockets are open by then, and one that is not meets a 410 and waits again.
+pub const REPLAY_DELAY: Duration = Duration::from_secs(1);
+
+/// What connecting needs of the world.
+#[derive(Debug)]
+pub struct ConnectPorts<'a, V, C, Q, S, K> {
+    /// Says whom a token speaks for.
+    pub tokens: &'a V,
+    /// Where the connection is registered.
+    pub connections: &'a C,
+    /// The inbox queue: takes the replay command.
+    pub inbox_queue: &'a Q,
+    /// Closes replaced sockets.
+    pub sockets: &'a S,
+    /// Stamps the registration.
+    pub clock: &'a K,
+    /// How long a replay waits before it looks for the socket: [`REPLAY_DELAY`] unless configured.
+    pub replay_delay: Duration,
+}
+
+impl<V, C, Q, S, K> Clone for ConnectPorts<'_, V, C, Q, S, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V, C, Q, S, K> Copy for ConnectPorts<'_, V, C, Q, S, K> {}
+
+/// What a client asks for. Nothing of it is verified.
+#[derive(Clone)]
+pub struct ConnectRequest {
+    /// As the gateway named the socket to be.
+    pub connection: ConnectionId,
+    /// Whom the client says it is.
+    pub token: Option<String>,
+    /// [`Protocol::Recado`] where the client declared [`recado_domain::connection::SUBPROTOCOL`].
+    pub protocol: Protocol,
+    /// What the client says it is; up to [`limits::CLIENT_TEXT_BYTES`].
+    pub device: Option<String>,
+}
+
+impl fmt::Debug for ConnectRequest {
+    /// Without the token, which must not end up in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectRequest").field("connection", &self.connection).field("protocol", &self.protocol).finish_non_exhaustive()
+    }
+}
+
+/// A connection that may open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// Whose.
+    pub recipient: RecipientKey,
+    /// The row as registered; its `token_expires_at` is when the gateway should end the socket.
+    pub connection: Connection,
+}
+
+/// Why a connection may not open. Safe to show: neither token nor claims.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// The HTTP status: 400 for a request that does not hold, 401 for a token, 503 when it may work later.
+    pub status: u16,
+    /// For programs and metrics.
+    pub code: &'static str,
+    /// For the developer who reads the answer.
+    pub message: String,
+}
+
+impl Refused {
+    fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+
+    fn later(failure: &Failure, doing: &'static str) -> Self {
+        tracing::warn!(doing, reason = failure.reason(), "connection refused for now");
+        Self::new(503, "unavailable", "the connection cannot be registered at the moment; try again")
+    }
+}
+
+impl From<TokenError> for Refused {
+    fn from(error: TokenError) -> Self {
+        Self::new(error.status(), error.code(), error.to_string())
+    }
+}
+
+/// Decides on a connection and registers it (`$connect`). The socket does not exist yet: it opens, or not, after this
+/// answers.
+///
+/// # Errors
+/// Why it must not open. Nothing stays registered, as far as the store can be reached.
+pub async fn connect<V: VerifyToken, C: Connections, Q: Queue, S: Sockets, K: Clock>(
+    ports: ConnectPorts<'_, V, C, Q, S, K>,
+    request: ConnectRequest,
+) -> Result<Connected, Refused> {
+    let outcome = admit(ports, request).await;
+    let code = outcome.as_ref().map_or_else(|refused| refused.code, |_| "connected");
+    metrics::counter!("recado_connects_total", "outcome" => code).increment(1);
+    outcome
+}
+
+async fn admit<V: VerifyToken, C: Connections, Q: Queue, S: Sockets, K: Clock>(
+    ports: ConnectPorts<'_, V, C, Q, S, K>,
+    request: ConnectRequest,
+) -> Result<Connected, Refused> {
+    let ConnectRequest { connection: id, token, protocol, device } = request;
+    let device = checked_device(device)?;
+    let token = token.ok_or_else(|| Refused::new(401, "token_missing", "a connection needs a token: /ws?token=…"))?;
+    let identity = ports.tokens.verify(&token).await?;
+    let (recipient, token_expires_at) = (identity.recipient, identity.expires_at);
+    let registered_at = ports.clock.now();
+    let connection = Connection { id, phase: Phase::Connecting, registered_at, token_expires_at, protocol, device };
+
+    // Whoever dies from here on leaves a `connecting` row without a socket: dispatchers skip it, and its age prunes it.
+    let registered = match ports.connections.register(&recipient, &connection).await {
+        Ok(registered) => registered,
+        Err(failure) => {
+            // The answer may have been lost after the write.
+            withdraw(ports.connections, &recipient, &connection.id).await;
+            return Err(Refused::later(&failure, "register"));
+        }
+    };
+    close_replaced(ports.sockets, &registered.replaced).await;
+    if protocol == Protocol::Plain
+        && let Err(failure) = queue_replay(ports, &recipient, &connection).await
+    {
+        // A plain client that is let in without a replay would never see what is pending.
+        withdraw(ports.connections, &recipient, &connection.id).await;
+        return Err(Refused::later(&failure, "queue the replay"));
+    }
+    tracing::debug!(connection = %connection.id, user = %recipient.user, ?protocol, "connection registered");
+    Ok(Connected { recipient, connection })
+}
+
+fn checked_device(device: Option<String>) -> Result<Option<String>, Refused> {
+    let Some(device) = device.filter(|device| !device.is_empty()) else { return Ok(None) };
+    let problem = if device.len() > limits::CLIENT_TEXT_BYTES {
+        format!("`device` is {} bytes, the limit is {}", device.len(), limits::CLIENT_TEXT_BYTES)
+    } else if device.contains(char::is_control) {
+        "`device` has a control character; remove it".to_owned()
+    } else {
+        return Ok(Some(device));
+    };
+    Err(Refused::new(400, "invalid_device", problem))
+}
+
+async fn close_replaced<S: Sockets>(sockets: &S, replaced: &[Connection]) {
+    let closing = replaced.iter().map(|row| async move {
+        match sockets.close(&row.id, CloseReason::Replaced).await {
+            Ok(()) => tracing::debug!(connection = %row.id, "replaced connection closed"),
+            // Its row is gone: it is pushed to no more, and its next `sync` makes it one of the user's again, the
+            // oldest, to be replaced by the next connection.
+            Err(failure) => tracing::warn!(connection = %row.id, reason = failure.reason(), "replaced connection not closed"),
+        }
+    });
+    join_all(closing).await;
+}
+
+async fn queue_replay<V, C, Q: Queue, S, K>(
+    ports: ConnectPorts<'_, V, C, Q, S, K>,
+    recipient: &RecipientKey,
+    connection: &Connection,
+) -> Result<(), Failure> {
+    let registered_at = connection.registered_at;
+    let replay = Replay { recipient: recipient.clone(), connection: connection.id.clone(), registered_at };
+    let delay = ports.replay_delay.min(limits::QUEUE_DELAY);
+    let message = Outgoing { body: replay.to_json(), attributes: Attributes::new(), delay };
+    let answer = ports.inbox_queue.send(&[message]).await.pop();
+    answer.unwrap_or_else(|| Err(Failure::transient("the queue gave no answer")))
+}
+
+/// Takes a registration back. Where that fails too, age prunes the row; until then dispatchers skip it.
+async fn withdraw<C: Connections>(connections: &C, recipient: &RecipientKey, id: &ConnectionId) {
+    if let Err(failure) = connections.remove(recipient, id).await {
+        tracing::debug!(connection = %id, reason = failure.reason(), "registration not taken back; pruned by age later");
+    }
+}
+
+/// Forgets a connection (`$disconnect`). Best effort on API Gateway: what it misses, a 410 or age prunes. One that is
+/// not known is forgotten already.
+///
+/// # Errors
+/// When the store did not answer; may be repeated.
+pub async fn disconnect<C: Connections>(connections: &C, id: &ConnectionId) -> Result<(), Failure> {
+    let Some((recipient, _)) = connections.owner(id).await? else { return Ok(()) };
+    connections.remove(&recipient, id).await?;
+    metrics::counter!("recado_disconnects_total").increment(1);
+    tracing::debug!(connection = %id, user = %recipient.user, "connection forgotten");
+    Ok(())
+}
