@@ -1,3 +1,5 @@
+//! Tokens good and bad, against keys of every kind, static and fetched.
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
