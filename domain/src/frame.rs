@@ -2,6 +2,8 @@
 //!
 //! Clients' frames are hostile until parsed; servers' frames are cut so that none exceeds [`limits::FRAME_BYTES`].
 
+use std::ops::Range;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -236,6 +238,40 @@ pub fn cut_into_frames(entries: &[InboxEntry]) -> Vec<&[InboxEntry]> {
     runs
 }
 
+/// A live frame, ready to post, and which of the entries it was made of ride in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveFrame {
+    /// Their places among the entries given.
+    pub entries: Range<usize>,
+    /// As [`live_frame`] renders them.
+    pub json: String,
+}
+
+/// What a live frame begins and ends with.
+const LIVE_FRAME: (&str, &str) = (r#"{"type":"notifications","items":["#, "]}");
+
+/// Live frames of these entries, in order, none above [`limits::FRAME_BYTES`]. Renders each item once: what
+/// [`cut_into_frames`] and [`live_frame`] do together, for the path on which every push goes.
+pub fn live_frames(entries: &[InboxEntry]) -> Vec<LiveFrame> {
+    let (head, tail) = LIVE_FRAME;
+    let mut frames: Vec<LiveFrame> = Vec::new();
+    for (at, entry) in entries.iter().enumerate() {
+        let item = serde_json::to_string(&Item::of(entry)).expect("an item has string keys only");
+        match frames.last_mut().filter(|frame| frame.json.len() + 1 + item.len() + tail.len() <= limits::FRAME_BYTES) {
+            Some(frame) => {
+                frame.json.push(',');
+                frame.json.push_str(&item);
+                frame.entries.end = at + 1;
+            }
+            None => frames.push(LiveFrame { entries: at..at + 1, json: format!("{head}{item}") }),
+        }
+    }
+    for frame in &mut frames {
+        frame.json.push_str(tail);
+    }
+    frames
+}
+
 /// A live frame of these entries. It carries no cursor (R5).
 pub fn live_frame(entries: &[InboxEntry]) -> String {
     let items = entries.iter().map(Item::of).collect();
@@ -315,6 +351,19 @@ mod tests {
                 prop_assert!(live_frame(run).len() <= limits::FRAME_BYTES);
             }
             prop_assert_eq!(runs.concat().len(), entries.len());
+        }
+
+        #[test]
+        fn live_frames_are_what_rendering_each_run_gives(sizes in proptest::collection::vec(0_usize..23_000, 0..40)) {
+            let entries: Vec<_> = sizes.iter().zip(0..).map(|(size, n)| entry(n, *size)).collect();
+            let mut next = 0;
+            for frame in live_frames(&entries) {
+                prop_assert_eq!(frame.entries.start, next);
+                prop_assert!(frame.json.len() <= limits::FRAME_BYTES);
+                prop_assert_eq!(&frame.json, &live_frame(&entries[frame.entries.clone()]));
+                next = frame.entries.end;
+            }
+            prop_assert_eq!(next, entries.len());
         }
 
         #[test]
