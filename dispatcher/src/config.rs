@@ -1,0 +1,39 @@
+//! How the dispatcher posts and tries again.
+//!
+//! Must not know: where the values come from.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use recado_runtime::backoff::RetrySchedule;
+
+/// The dispatcher's settings. None of them can make it lose anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DispatcherConfig {
+    /// Connections that one batch posts to, and entries that it stamps again, at the same time.
+    pub concurrency: NonZeroUsize,
+    /// Posts a second of this dispatcher, over all its batches; `None` where nothing counts them. On AWS the account's
+    /// requests (10,000/s, or 2,500/s in newer Regions) are shared by everything, *including* posts
+    /// ("Amazon API Gateway quotas"): give each dispatcher its share.
+    pub posts_per_second: Option<NonZeroU32>,
+    /// What one post may take; longer is a transient failure of its connection.
+    pub post_timeout: Duration,
+    /// When and how often work that was sent on is tried again, and after which attempt it ends as a dead letter.
+    /// How often a message that was *given back* is tried is the consumer's own schedule.
+    pub retry: RetrySchedule,
+    /// How long a replay that met 410 waits while its socket may still be opening (R4).
+    pub opening_wait: Duration,
+}
+
+impl Default for DispatcherConfig {
+    /// 64 connections at a time, any number of posts a second, 10 s a post, the schedule's own default, 2 s.
+    fn default() -> Self {
+        Self {
+            concurrency: NonZeroUsize::MIN.saturating_add(63),
+            posts_per_second: None,
+            post_timeout: Duration::from_secs(10),
+            retry: RetrySchedule::default(),
+            opening_wait: Duration::from_secs(2),
+        }
+    }
+}
