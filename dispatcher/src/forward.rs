@@ -1,5 +1,5 @@
 //! Sends events to the email queue that the email subscription cannot have seen: their body asks for e-mail, their
-//! attributes do not say so (DESIGN, formats: a filter policy drops what does not match silently).
+//! attributes do not say so (docs/events.md: a filter policy drops what does not match silently).
 //!
 //! Before anything else is done for them: an event that cannot be forwarded is given back, or rejected, with nothing
 //! stored, so that the second try repeats nothing.
