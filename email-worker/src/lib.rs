@@ -1,1 +1,14 @@
-//! Email queue to a sent mail.
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
+//!
+//! Must not know: which mailer hands over, where claims are kept, any other room.
+
+mod config;
+mod mime;
+mod template;
+mod worker;
+
+pub use config::{InvalidMailConfig, MailConfig, MailSettings};
+pub use template::{BrokenTemplate, Templates};
+pub use worker::{EmailWorker, Ports};
