@@ -1,3 +1,5 @@
+//! The three routes on the ports in memory: what each leaves behind, and what the client is told when a port fails.
+
 use std::sync::Arc;
 use std::time::Duration;
 
