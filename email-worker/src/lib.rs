@@ -1,7 +1,5 @@
 #![doc = include_str!("../README.md")]
 //!
-//! # Modules
-//!
 //! Must not know: which mailer hands over, where claims are kept, any other room.
 
 mod config;
