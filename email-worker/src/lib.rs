@@ -1,6 +1,8 @@
-#![doc = include_str!("../README.md")]
+//! Email queue to a sent mail: claims, templates, MIME, one answer a message.
 //!
 //! Must not know: which mailer hands over, where claims are kept, any other room.
+#![doc = ""]
+#![doc = include_str!("../README.md")]
 
 mod config;
 mod mime;
