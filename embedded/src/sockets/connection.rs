@@ -222,11 +222,11 @@ impl<R: Routes> Reader<'_, R> {
     }
 
     async fn handle_message(&self, text: &str) {
-        metrics::counter!("recado_client_frames_total").increment(1);
+        metrics::counter!("recado_socket_messages_total").increment(1);
         // Boxed, so that an idle socket does not keep room for it.
         let handled = Box::pin(self.routes.on_message(self.id, text));
         if tokio::time::timeout(HANDLE_WITHIN, handled).await.is_err() {
-            metrics::counter!("recado_client_frames_late_total").increment(1);
+            metrics::counter!("recado_socket_messages_late_total").increment(1);
             tracing::warn!(connection = %self.id, "a message was not handled in time");
         }
     }

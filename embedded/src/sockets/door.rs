@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A TCP listener for [`axum::serve`] with a bounded number of connections: one more waits in the system's queue.
+/// A TCP listener for [`mod@axum::serve`] with a bounded number of connections: one more waits in the system's queue.
 #[derive(Debug)]
 pub struct Door {
     listener: TcpListener,
