@@ -1,1 +1,5 @@
-fn main() {}
+//! The `recado` command.
+
+fn main() -> std::process::ExitCode {
+    recado_cli::run(std::env::args_os())
+}

@@ -1,8 +1,8 @@
-//! Email queue to a sent mail: claims, templates, MIME, one answer a message.
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules
 //!
 //! Must not know: which mailer hands over, where claims are kept, any other room.
-#![doc = ""]
-#![doc = include_str!("../README.md")]
 
 mod config;
 mod mime;

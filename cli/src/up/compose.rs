@@ -1,0 +1,339 @@
+//! Puts the rooms and the embedded adapters together, in the order in which they need each other.
+//!
+//! Settings are judged first, then the port is taken, then the folder; only then does anything run. Must not know: any
+//! rule of delivery.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use recado_dispatcher::{Dispatcher, DispatcherConfig};
+use recado_domain::ids::{TenantId, UserId};
+use recado_domain::ports::Clock;
+use recado_email_worker::EmailWorker;
+use recado_embedded::Store;
+use recado_embedded::sockets::{self, Door, OpenSockets, Origins, SocketOptions};
+use recado_http_api::{EventsState, InboxState, PublishKeys};
+use recado_runtime::auth::DevelopmentKey;
+use recado_runtime::consumer::{ConsumerConfig, Drained, Handler, consume};
+use recado_runtime::system::{SystemClock, SystemEntropy};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+use url::Url;
+
+use super::post::Prepared;
+use super::routes::{Bearer, SocketRoutes};
+use super::settings::Settings;
+use super::status::{self, Check, Measure, Status};
+use super::tokens::{self, Verifier};
+use super::{Ready, Running, StartError, guard, watched};
+
+/// How long a request may take: longer than the store ever needs.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Connections beside the sockets: requests, probes, and what lingers.
+const SPARE_CONNECTIONS: usize = 512;
+/// Open files that are no connections: the database's, templates, logs.
+const SPARE_FILES: usize = 128;
+/// How long the token that is printed at the start is valid.
+const PRINTED_TOKEN: Duration = Duration::from_secs(24 * 3600);
+/// How often what has ended is deleted, and how much of it in one transaction.
+const COLLECT_EVERY: Duration = Duration::from_secs(60);
+const COLLECT_AT_ONCE: usize = 500;
+/// How often histograms are folded, so that they do not grow between two scrapes.
+const FOLD_METRICS_EVERY: Duration = Duration::from_secs(5);
+
+pub(super) async fn start(settings: Settings) -> Result<Running, StartError> {
+    let keys = tokens::publish_keys(&settings)?;
+    let mail = Prepared::new(&settings)?;
+    let (verifier, development) = tokens::verifier(&settings)?;
+    let metrics = status::recorder()?;
+    let listener = listen(&settings).await?;
+    let address = listener.local_addr().context("the port cannot be told")?;
+    let store = open(&settings).await?;
+
+    let max_sockets = sockets_within_the_systems_limit(settings.max_connections);
+    let sockets = OpenSockets::new(socket_options(&settings, max_sockets));
+    let verifier = Arc::new(verifier);
+    let draining = Arc::new(AtomicBool::new(false));
+    let (closing, stopping) = (CancellationToken::new(), CancellationToken::new());
+    let (failure, failed) = watch::channel(None);
+
+    let status = Status {
+        draining: draining.clone(),
+        checks: vec![store_answers(&store), parts_run(failed.clone())],
+        measures: vec![queues(&store)],
+        metrics: metrics.clone(),
+    };
+    let app = application(&settings, &store, &sockets, &verifier, keys, status);
+    let door = Door::new(listener, max_sockets + SPARE_CONNECTIONS);
+    let serving = axum::serve(door, app).with_graceful_shutdown(closing.clone().cancelled_owned());
+    let http = watched("http server", closing.clone(), failure.clone(), async { serving.await });
+
+    let work = Work { settings: &settings, stop: &stopping, failure: &failure };
+    let consumers = vec![work.dispatch(&store, &sockets), work.mail(&store, mail)];
+    let background = vec![
+        watched("garbage collector", stopping.clone(), failure.clone(), collect_garbage(store.clone(), stopping.clone())),
+        watched("metrics", stopping.clone(), failure.clone(), fold_metrics(metrics, stopping.clone())),
+    ];
+    let ready = ready(&settings, address, development.as_ref());
+    tracing::info!(%address, data_dir = %settings.data_dir.display(), development = settings.is_development(), "recado is ready");
+    Ok(Running {
+        ready,
+        address,
+        drain_deadline: settings.drain_deadline,
+        draining,
+        closing,
+        stopping,
+        http,
+        consumers,
+        background,
+        sockets,
+        store,
+        failed,
+    })
+}
+
+async fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(settings.listen);
+    let listener = listener.await.with_context(|| format!("cannot listen on {}; choose another address with --listen", settings.listen))?;
+    if !settings.listen.ip().is_loopback() {
+        tracing::warn!("there is no tls here: put a proxy with tls in front, or tokens travel in clear");
+    }
+    Ok(listener)
+}
+
+/// Opens the folder and forgets the connections of the process before this one.
+async fn open(settings: &Settings) -> anyhow::Result<Store> {
+    let dir = settings.data_dir.clone();
+    let opening = tokio::task::spawn_blocking(move || Store::open(&dir, Arc::new(SystemClock), Arc::new(SystemEntropy)));
+    let store = opening.await.context("the store did not open")??;
+    store.forget_connections().await.context("the connections of the last run cannot be forgotten")?;
+    Ok(store)
+}
+
+/// Each socket is an open file: beyond what the system allows, accepting fails for everybody.
+fn sockets_within_the_systems_limit(wanted: usize) -> usize {
+    let Some(files) = status::open_files_limit() else { return wanted };
+    let possible = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(SPARE_CONNECTIONS.min(wanted) + SPARE_FILES).max(1);
+    if possible < wanted {
+        tracing::warn!(
+            wanted,
+            possible,
+            open_files = files,
+            "fewer connections than --max-connections: raise the limit of open files (ulimit -n)"
+        );
+    }
+    wanted.min(possible)
+}
+
+fn socket_options(settings: &Settings, max_sockets: usize) -> SocketOptions {
+    let origins = Origins { allowed: settings.allow_origin.clone(), loopback: settings.listen.ip().is_loopback() };
+    SocketOptions { origins, max_sockets, ..SocketOptions::default() }
+}
+
+/// Every route of the server.
+fn application(
+    settings: &Settings,
+    store: &Store,
+    sockets: &OpenSockets,
+    verifier: &Arc<Verifier>,
+    keys: PublishKeys,
+    status: Status,
+) -> Router {
+    let routes = SocketRoutes {
+        tokens: verifier.clone(),
+        inbox: store.inbox(),
+        connections: store.connections(),
+        inbox_queue: store.inbox_queue(),
+        sockets: sockets.clone(),
+    };
+    let inbox = InboxState {
+        auth: Arc::new(Bearer(verifier.clone())),
+        inbox: Arc::new(store.inbox()),
+        connections: Arc::new(store.connections()),
+        sockets: Arc::new(sockets.clone()),
+        clock: Arc::new(SystemClock),
+    };
+    let events = EventsState { bus: Arc::new(store.bus()), keys };
+    let answers = recado_http_api::events_router(events)
+        .merge(recado_http_api::inbox_router(inbox))
+        .merge(status::router(status))
+        .layer(TimeoutLayer::with_status_code(axum::http::StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN));
+    let app = answers.merge(sockets::router(sockets.clone(), Arc::new(routes)));
+    let app = recado_http_api::complete(app).layer(CatchPanicLayer::new()).layer(middleware::from_fn(count));
+    if settings.is_development() || settings.publishes_openly() { guard::for_this_machine(app, public_authority(settings)) } else { app }
+}
+
+/// Counts requests by route, never by path: a path may hold anything.
+async fn count(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("none", |route| route.as_str()).to_owned();
+    let response = next.run(request).await;
+    metrics::counter!("recado_http_requests_total", "route" => route, "status" => response.status().as_u16().to_string()).increment(1);
+    response
+}
+
+fn public_authority(settings: &Settings) -> Option<String> {
+    let url = settings.public_url.as_ref()?;
+    let host = url.host_str()?;
+    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+/// What the consumers share.
+struct Work<'a> {
+    settings: &'a Settings,
+    stop: &'a CancellationToken,
+    failure: &'a watch::Sender<Option<String>>,
+}
+
+impl Work<'_> {
+    fn dispatch(&self, store: &Store, sockets: &OpenSockets) -> JoinHandle<Option<Drained>> {
+        let ports = recado_dispatcher::Ports {
+            inbox_queue: store.inbox_queue(),
+            email_queue: store.email_queue(),
+            inbox: store.inbox(),
+            connections: store.connections(),
+            sockets: sockets.clone(),
+            clock: SystemClock,
+            entropy: SystemEntropy,
+        };
+        self.consume("inbox", store.inbox_queue(), Dispatcher::new(ports, DispatcherConfig::default()))
+    }
+
+    fn mail(&self, store: &Store, mail: Prepared) -> JoinHandle<Option<Drained>> {
+        let (mailer, config, templates) = mail.open(store);
+        let ports = recado_email_worker::Ports {
+            mailer: Arc::new(mailer),
+            claims: Arc::new(store.claims()),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+        };
+        self.consume("email", store.email_queue(), EmailWorker::new(ports, templates, config))
+    }
+
+    fn consume<Q: recado_domain::ports::Queue, H: Handler>(&self, name: &'static str, queue: Q, handler: H) -> JoinHandle<Option<Drained>> {
+        let config = ConsumerConfig { drain: self.settings.drain_deadline.mul_f64(0.5), ..ConsumerConfig::named(name) };
+        let consuming = consume(Arc::new(queue), Arc::new(handler), Arc::new(SystemEntropy), config, self.stop.clone());
+        watched(name, self.stop.clone(), self.failure.clone(), consuming)
+    }
+}
+
+fn store_answers(store: &Store) -> Check {
+    let store = store.clone();
+    Box::new(move || {
+        let store = store.clone();
+        Box::pin(async move { store.check().await.map_err(|failure| format!("the store does not answer: {}", failure.reason())) })
+    })
+}
+
+fn parts_run(failed: watch::Receiver<Option<String>>) -> Check {
+    Box::new(move || {
+        let failed = failed.borrow().clone();
+        Box::pin(async move { failed.map_or(Ok(()), Err) })
+    })
+}
+
+fn queues(store: &Store) -> Measure {
+    let store = store.clone();
+    Box::new(move || {
+        let store = store.clone();
+        Box::pin(async move {
+            let Ok(figures) = store.queue_figures().await else { return };
+            for figures in figures {
+                let queue = figures.queue.as_str();
+                for (state, count) in [("visible", figures.visible), ("hidden", figures.hidden)] {
+                    metrics::gauge!("recado_queue_messages", "queue" => queue, "state" => state).set(count as f64);
+                }
+                metrics::gauge!("recado_dead_letters", "queue" => queue).set(figures.dead as f64);
+                let age = figures.oldest_visible.map_or(0.0, |since| SystemClock.now().duration_since(since).as_secs_f64());
+                metrics::gauge!("recado_queue_oldest_seconds", "queue" => queue).set(age.max(0.0));
+            }
+        })
+    })
+}
+
+/// Deletes in small steps what nobody can see any more.
+async fn collect_garbage(store: Store, stop: CancellationToken) {
+    while every(COLLECT_EVERY, &stop).await {
+        loop {
+            match store.collect_garbage(COLLECT_AT_ONCE).await {
+                Ok(deleted) if deleted > 0 && !stop.is_cancelled() => {
+                    metrics::counter!("recado_collected_total").increment(deleted as u64);
+                    tokio::task::yield_now().await;
+                }
+                Ok(_) => break,
+                Err(failure) => {
+                    tracing::warn!(reason = failure.reason(), "what has ended could not be deleted");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn fold_metrics(metrics: metrics_exporter_prometheus::PrometheusHandle, stop: CancellationToken) {
+    while every(FOLD_METRICS_EVERY, &stop).await {
+        metrics.run_upkeep();
+    }
+}
+
+/// Waits; `false` once stopped.
+async fn every(period: Duration, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(period) => true,
+    }
+}
+
+fn ready(settings: &Settings, address: std::net::SocketAddr, development: Option<&DevelopmentKey>) -> Ready {
+    let base = settings.public_url.as_ref().map_or_else(|| format!("http://{address}"), trimmed);
+    let token = development.map(|key| {
+        let alice = UserId::new("alice").expect("five letters");
+        key.mint(&alice, &TenantId::default(), PRINTED_TOKEN, SystemClock.now())
+    });
+    Ready {
+        ready: true,
+        listen: address.to_string(),
+        page: settings.is_development().then(|| format!("{base}/")),
+        // http becomes ws, and https wss.
+        ws: format!("{}/ws", base.replacen("http", "ws", 1)),
+        events: format!("{base}/events"),
+        mail: (settings.is_development() && settings.smtp.is_none()).then(|| format!("{base}/mail")),
+        token,
+        data_dir: settings.data_dir.display().to_string(),
+    }
+}
+
+fn trimmed(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_follow_the_public_url() {
+        let settings = Settings { public_url: Some("https://recado.example/notify/".parse().unwrap()), ..Settings::default() };
+        let ready = ready(&settings, ([127, 0, 0, 1], 80).into(), None);
+        assert_eq!(ready.ws, "wss://recado.example/notify/ws");
+        assert_eq!(ready.events, "https://recado.example/notify/events");
+        assert_eq!(ready.listen, "127.0.0.1:80");
+        assert_eq!(public_authority(&settings).as_deref(), Some("recado.example"));
+    }
+
+    #[test]
+    fn no_more_sockets_are_promised_than_files_can_be_opened() {
+        assert_eq!(sockets_within_the_systems_limit(1), 1);
+        assert!(status::open_files_limit().is_none_or(|files| sockets_within_the_systems_limit(usize::MAX) < files as usize));
+    }
+}

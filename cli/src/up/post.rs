@@ -1,0 +1,58 @@
+//! How mail leaves this machine, or does not: the settings decide between a mail server and the local mailbox.
+//!
+//! Must not know: what a mail says.
+
+use recado_domain::ports::{Mailer, Outcome, OutgoingMail};
+use recado_email_worker::{MailConfig, MailSettings, Templates};
+use recado_embedded::{Mailbox, Smtp, Store};
+
+use super::settings::{Contradiction, Settings};
+
+/// Where mail goes.
+pub(super) enum Post {
+    /// Kept here, to be looked at.
+    Captured(Mailbox),
+    /// Handed to a server.
+    Sent(Box<Smtp>),
+}
+
+impl Mailer for Post {
+    async fn send(&self, mail: &OutgoingMail) -> Outcome<String> {
+        match self {
+            Self::Captured(mailbox) => mailbox.send(mail).await,
+            Self::Sent(smtp) => smtp.send(mail).await,
+        }
+    }
+}
+
+/// Mail settings that hold.
+pub(super) struct Prepared {
+    pub(super) config: MailConfig,
+    pub(super) templates: Templates,
+    smtp: Option<Smtp>,
+}
+
+impl Prepared {
+    /// Checks the settings, the templates included.
+    pub(super) fn new(settings: &Settings) -> Result<Self, Contradiction> {
+        let base_url = settings.mail_base_url.as_ref().map(|url| url.as_str().to_owned());
+        let config = MailConfig::new(MailSettings { base_url, ..MailSettings::from(settings.mail_from.clone()) })
+            .map_err(|error| Contradiction::new(format!("--mail-from, --mail-base-url: {error}"), "see `recado up --help`"))?;
+        let templates = Templates::load(settings.templates.as_deref())
+            .map_err(|error| Contradiction::new(format!("--templates: {error}"), "correct the template, or leave the folder out"))?;
+        let smtp = match &settings.smtp {
+            Some(url) => {
+                let fix = "give it as smtps://user:password@smtp.example.com";
+                Some(Smtp::new(&url.0).map_err(|error| Contradiction::new(format!("--smtp {error}"), fix))?)
+            }
+            None => None,
+        };
+        Ok(Self { config, templates, smtp })
+    }
+
+    /// The mailer, and the rest.
+    pub(super) fn open(self, store: &Store) -> (Post, MailConfig, Templates) {
+        let post = self.smtp.map_or_else(|| Post::Captured(store.mailbox()), |smtp| Post::Sent(Box::new(smtp)));
+        (post, self.config, self.templates)
+    }
+}

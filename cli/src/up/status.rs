@@ -1,0 +1,163 @@
+//! How the process is: `/healthz` (it runs), `/readyz` (it works), `/metrics` (how much and how fast).
+//!
+//! Must not know: what a check looks at.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::future::{BoxFuture, join_all};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Serialize;
+
+/// Says what is wrong, if anything.
+pub(super) type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// Brings gauges up to date that nobody else keeps so.
+pub(super) type Measure = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// How long a check may take; a load balancer asks every few seconds.
+const CHECK_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the three endpoints show.
+pub(super) struct Status {
+    /// Set when the process begins to stop.
+    pub(super) draining: Arc<AtomicBool>,
+    pub(super) checks: Vec<Check>,
+    pub(super) measures: Vec<Measure>,
+    pub(super) metrics: PrometheusHandle,
+}
+
+/// The answer of `/readyz`.
+#[derive(Debug, Serialize)]
+struct Readiness {
+    ready: bool,
+    /// What is wrong, for people.
+    reasons: Vec<String>,
+}
+
+/// The routes.
+pub(super) fn router(status: Status) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::new(status))
+}
+
+async fn readyz(State(status): State<Arc<Status>>) -> Response {
+    let mut reasons = Vec::new();
+    if status.draining.load(Ordering::Acquire) {
+        reasons.push("the process stops".to_owned());
+    }
+    reasons.extend(problems(&status.checks, CHECK_WITHIN).await);
+    let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(Readiness { ready: reasons.is_empty(), reasons })).into_response()
+}
+
+/// What the checks say is wrong.
+async fn problems(checks: &[Check], within: Duration) -> Vec<String> {
+    let answers = join_all(checks.iter().map(|check| tokio::time::timeout(within, check()))).await;
+    let problem = |answer| match answer {
+        Ok(Ok(())) => None,
+        Ok(Err(reason)) => Some(reason),
+        Err(_) => Some(format!("a check did not answer within {within:?}")),
+    };
+    answers.into_iter().filter_map(problem).collect()
+}
+
+async fn metrics(State(status): State<Arc<Status>>) -> Response {
+    let measured = join_all(status.measures.iter().map(|measure| measure()));
+    if tokio::time::timeout(CHECK_WITHIN, measured).await.is_err() {
+        tracing::warn!("some gauges could not be brought up to date");
+    }
+    if let Some(bytes) = resident_bytes() {
+        metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
+    }
+    let text = status.metrics.render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// Seconds, from a push within the process to a client on another continent.
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+/// Things in a batch.
+const SIZES: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0];
+
+/// The process's metrics, set up at the first call.
+pub(super) fn recorder() -> anyhow::Result<PrometheusHandle> {
+    static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+    let install = || {
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+            .and_then(|builder| builder.set_buckets(&SIZES));
+        builder.and_then(PrometheusBuilder::install_recorder).map_err(|error| error.to_string())
+    };
+    RECORDER.get_or_init(install).clone().map_err(anyhow::Error::msg).context("metrics cannot be set up")
+}
+
+/// The memory of this process, where the system says it.
+fn resident_bytes() -> Option<u64> {
+    proc_value(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:").map(|kibibytes| kibibytes * 1024)
+}
+
+/// The number after a name, in what /proc writes.
+fn proc_value(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+/// How many files (and sockets) this process may have open, where the system says it.
+pub(super) fn open_files_limit() -> Option<u64> {
+    proc_value(&std::fs::read_to_string("/proc/self/limits").ok()?, "Max open files")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::to_bytes;
+
+    fn status(checks: Vec<Check>, draining: bool) -> Arc<Status> {
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        Arc::new(Status { draining: Arc::new(AtomicBool::new(draining)), checks, measures: Vec::new(), metrics })
+    }
+
+    async fn readiness(status: Arc<Status>) -> (StatusCode, String) {
+        let response = readyz(State(status)).await;
+        let code = response.status();
+        (code, String::from_utf8(to_bytes(response.into_body(), 4096).await.unwrap().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn ready_is_said_when_every_check_holds() {
+        let holds: Check = Box::new(|| Box::pin(async { Ok(()) }));
+        assert_eq!(readiness(status(vec![holds], false)).await, (StatusCode::OK, r#"{"ready":true,"reasons":[]}"#.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_said_and_so_is_stopping() {
+        let fails: Check = Box::new(|| Box::pin(async { Err("the disk is full".to_owned()) }));
+        let (code, body) = readiness(status(vec![fails], true)).await;
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(body.contains("the disk is full") && body.contains("the process stops"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_check_that_hangs_is_a_problem() {
+        let hangs: Check = Box::new(|| Box::pin(std::future::pending()));
+        assert!(problems(&[hangs], Duration::from_millis(1)).await[0].contains("did not answer"));
+    }
+
+    #[test]
+    fn numbers_are_found_in_what_proc_writes() {
+        assert_eq!(proc_value("Name:\tx\nVmRSS:\t    1234 kB\n", "VmRSS:"), Some(1234));
+        assert_eq!(proc_value("Max open files            1024                 4096                 files\n", "Max open files"), Some(1024));
+        assert_eq!(proc_value("Max open files            unlimited\n", "Max open files"), None);
+        assert_eq!(proc_value("", "VmRSS:"), None);
+    }
+}
