@@ -50,8 +50,8 @@ pub struct InboxState<A, I, C, S, K> {
     pub clock: K,
 }
 
-/// An [`InboxState`] of any ports; `Arc`s of ports are ports of their own where their crates say so, and this
-/// trait is implemented for [`InboxState`] over `Arc`s alone, which composition roots share with other rooms.
+/// The types of an [`InboxState`], so that routes name one parameter instead of five. Implemented for an
+/// [`InboxState`] of `Arc`s, which a composition root shares with other rooms.
 pub trait InboxPorts: Send + Sync + 'static {
     /// See [`InboxState::auth`].
     type Auth: Authenticate;

@@ -47,7 +47,24 @@ pub fn document() -> Value {
         "application/cloudevents+json": { "schema": event },
         "application/cloudevents-batch+json": { "schema": { "type": "array", "maxItems": events::BATCH_EVENTS, "items": event } },
     });
+    describe_responses(&mut document);
     document
+}
+
+/// Every response has a description (OpenAPI 3.1, 4.8.17): the status's own words where the route says no more.
+fn describe_responses(document: &mut Value) {
+    let fields = |value: &mut Value| value.as_object_mut().map(std::mem::take).unwrap_or_default();
+    let mut paths = fields(&mut document["paths"]);
+    for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(|path| path.values_mut()) {
+        let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
+        for (status, response) in responses {
+            let words = status.parse().ok().and_then(|status: axum::http::StatusCode| status.canonical_reason());
+            if let Some(response) = response.as_object_mut() {
+                response.entry("description").or_insert_with(|| words.unwrap_or_default().into());
+            }
+        }
+    }
+    document["paths"] = Value::Object(paths);
 }
 
 /// A domain schema, its parts in place.
