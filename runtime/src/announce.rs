@@ -141,3 +141,96 @@ async fn forget<C: Connections, S: Sockets, K: Clock>(ports: Ports<'_, C, S, K>,
         tracing::debug!(connection = %row.id, reason = failure.reason(), "row of a gone connection not removed; pruned by age later");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use recado_domain::connection::Protocol;
+    use recado_domain::failure::Failure;
+    use recado_domain::ids::{TenantId, UserId};
+    use recado_memory::{ManualClock, MemoryConnections, MemorySockets};
+
+    use super::*;
+
+    struct World {
+        clock: ManualClock,
+        connections: MemoryConnections,
+        sockets: MemorySockets,
+        alice: RecipientKey,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let clock = ManualClock::default();
+            let alice = RecipientKey::new(TenantId::default(), UserId::new("alice").expect("a user"));
+            Self { connections: MemoryConnections::new(clock.clone()), sockets: MemorySockets::new(), clock, alice }
+        }
+
+        fn ports(&self) -> Ports<'_, MemoryConnections, MemorySockets, ManualClock> {
+            Ports { connections: &self.connections, sockets: &self.sockets, clock: &self.clock }
+        }
+
+        async fn connect(&self, id: &str, phase: Phase) -> ConnectionId {
+            let id = ConnectionId::new(id).expect("an id");
+            let now = self.clock.now();
+            let ends = now + Duration::from_secs(3600);
+            let row =
+                Connection { id: id.clone(), phase, registered_at: now, token_expires_at: ends, protocol: Protocol::Recado, device: None };
+            self.connections.register(&self.alice, &row).await.expect("no fault is scripted");
+            self.sockets.open(&id);
+            id
+        }
+    }
+
+    fn ids(count: usize) -> Vec<NotificationId> {
+        (0..count).map(|at| NotificationId::of("/tests", &at.to_string())).collect()
+    }
+
+    #[tokio::test]
+    async fn more_ids_than_fit_a_frame_are_told_in_several() {
+        let world = World::new();
+        let phone = world.connect("phone", Phase::Live).await;
+        let up_to = Position::floor(world.clock.now());
+        read(world.ports(), &world.alice, &ids(limits::FRAME_IDS + 1), Some(up_to), None).await;
+        archived(world.ports(), &world.alice, &ids(limits::FRAME_IDS * 2), None).await;
+        let frames = world.sockets.frames(&phone);
+        assert_eq!(frames.len(), 4);
+        assert!(frames.iter().all(|frame| frame.len() <= limits::FRAME_BYTES));
+    }
+
+    #[tokio::test]
+    async fn a_position_without_ids_is_told_and_nothing_is_not() {
+        let world = World::new();
+        let phone = world.connect("phone", Phase::Live).await;
+        read(world.ports(), &world.alice, &[], None, None).await;
+        archived(world.ports(), &world.alice, &[], None).await;
+        assert!(world.sockets.frames(&phone).is_empty());
+        read(world.ports(), &world.alice, &[], Some(Position::MIN), None).await;
+        assert_eq!(world.sockets.frames(&phone).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn neither_the_device_that_did_it_nor_one_that_still_connects_is_told() {
+        let world = World::new();
+        let (own, opening, other) = (
+            world.connect("own", Phase::Live).await,
+            world.connect("opening", Phase::Connecting).await,
+            world.connect("other", Phase::Live).await,
+        );
+        unread(world.ports(), &world.alice, Unread { count: 3, capped: false }, Some(&own)).await;
+        let told = [&own, &opening, &other].map(|id| world.sockets.frames(id).len());
+        assert_eq!(told, [0, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn after_a_frame_that_did_not_arrive_no_later_one_is_posted() {
+        let world = World::new();
+        let phone = world.connect("phone", Phase::Live).await;
+        world.sockets.fail_next(&phone, Failure::transient("429"));
+        read(world.ports(), &world.alice, &ids(limits::FRAME_IDS * 2), None, None).await;
+        assert!(world.sockets.frames(&phone).is_empty());
+        assert_eq!(world.connections.rows(&world.alice).len(), 1, "a failing post proves nothing");
+        world.sockets.vanish(&phone);
+        read(world.ports(), &world.alice, &ids(1), None, None).await;
+        assert!(world.connections.rows(&world.alice).is_empty());
+    }
+}
