@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use recado_producer::{BufferedPublisher, Event, InvalidEvent, Notify, Pending, To};
+use recado_producer::{BufferedPublisher, Event, InvalidEvent, Notify, Pending, To, Unaccepted};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -67,7 +67,7 @@ struct NewPermission {
 }
 
 /// The routes of the application.
-pub fn router(publisher: Arc<BufferedPublisher>, administrators: impl IntoIterator<Item = String>) -> Router {
+pub(crate) fn router(publisher: Arc<BufferedPublisher>, administrators: impl IntoIterator<Item = String>) -> Router {
     let app = App { publisher, administrators: administrators.into_iter().collect(), publications: Mutex::default() };
     Router::new()
         .route("/publications", post(write))
@@ -157,7 +157,7 @@ async fn grant(
 ) -> Result<Response, Refused> {
     let granted_by = user(&headers)?;
     let (permission, event, status) = store(&app, id, granted_by, &new)?;
-    tokio::spawn(publish(app, id, new.user, event));
+    hand_over(app, id, new.user, event);
     Ok((status, Json(permission)).into_response())
 }
 
@@ -193,16 +193,25 @@ fn permission_granted(id: u64, publication: &Publication, permission: &Permissio
     }
 }
 
-/// Publishes in the background and remembers what came of it. While the buffer is full, this waits for room.
-async fn publish(app: Arc<App>, id: u64, user: String, event: Event) {
-    let state = match app.publisher.publish(event).await {
-        Ok(pending) => answered(pending).await,
-        Err(error) => {
-            tracing::warn!(publication = id, user, %error, "permission stored, event not accepted");
-            EventState::Failed
-        }
-    };
-    app.set_event(id, &user, state);
+/// Hands the event to the publisher before the request is answered, so that a graceful shutdown knows of it. What came
+/// of it is remembered in the background.
+fn hand_over(app: Arc<App>, id: u64, user: String, event: Event) {
+    let accepted = app.publisher.try_publish(event);
+    tokio::spawn(async move {
+        let accepted = match accepted {
+            // Recado was away for long. Waiting for room costs nobody's request.
+            Err(Unaccepted::Full(event)) => app.publisher.publish(*event).await,
+            now => now,
+        };
+        let state = match accepted {
+            Ok(pending) => answered(pending).await,
+            Err(error) => {
+                tracing::warn!(publication = id, user, %error, "permission stored, event not accepted");
+                EventState::Failed
+            }
+        };
+        app.set_event(id, &user, state);
+    });
 }
 
 async fn answered(pending: Pending) -> EventState {
@@ -319,9 +328,6 @@ mod tests {
     async fn a_shutdown_flushes_what_was_granted() {
         let world = World::with_a_publication().await;
         world.grant("bia", json!({ "user": "alice" })).await;
-        while world.publisher.unanswered() == 0 && world.inbox.depth() == 0 {
-            tokio::task::yield_now().await;
-        }
         assert!(world.publisher.shutdown(Duration::from_secs(10)).await.unpublished.is_empty());
         assert_eq!(world.inbox.depth(), 1);
     }
