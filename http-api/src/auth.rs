@@ -3,6 +3,7 @@
 //! Must not know: how tokens look or where keys come from.
 
 use recado_domain::ids::RecipientKey;
+use recado_runtime::auth::{TokenError, VerifyToken};
 
 /// Why a token was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,4 +20,43 @@ pub enum AuthError {
 pub trait Authenticate: Send + Sync + 'static {
     /// Whose token it is: tenant and user come from verified claims alone (P5).
     fn authenticate(&self, token: &str) -> impl Future<Output = Result<RecipientKey, AuthError>> + Send;
+}
+
+impl<V: VerifyToken> Authenticate for V {
+    async fn authenticate(&self, token: &str) -> Result<RecipientKey, AuthError> {
+        match self.verify(token).await {
+            Ok(identity) => Ok(identity.recipient),
+            Err(TokenError::Unavailable) => Err(AuthError::Unavailable),
+            // Which check failed is for the operator: it tells a forger how far a token came.
+            Err(refused) => {
+                metrics::counter!("recado_tokens_refused_total", "code" => refused.code()).increment(1);
+                tracing::debug!(code = refused.code(), "a token was refused");
+                Err(AuthError::Invalid)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use recado_domain::ids::{TenantId, UserId};
+    use recado_domain::ports::Clock;
+    use recado_memory::ManualClock;
+    use recado_runtime::auth::{DevelopmentKey, KeySet, TokenConfig, TokenVerifier};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_verified_token_says_whose_inbox_it_is_until_it_ends() {
+        let (key, clock) = (DevelopmentKey::generate(), ManualClock::default());
+        let verifier = TokenVerifier::new(TokenConfig::default(), KeySet::new(vec![key.verifying_key()]).expect("one key"), clock.clone());
+        let alice = RecipientKey::new(TenantId::new("acme").expect("a tenant"), UserId::new("alice").expect("a user"));
+        let token = key.mint(&alice.user, &alice.tenant, Duration::from_secs(60), clock.now());
+        assert_eq!(verifier.authenticate(&token).await, Ok(alice));
+        assert_eq!(verifier.authenticate("nonsense").await, Err(AuthError::Invalid));
+        clock.advance(Duration::from_secs(3600));
+        assert_eq!(verifier.authenticate(&token).await, Err(AuthError::Invalid));
+    }
 }
