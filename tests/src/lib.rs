@@ -1,3 +1,4 @@
 //! Whole-system suites of Recado: port contracts, end to end, faults.
 
 pub mod contracts;
+pub mod harness;

@@ -1,0 +1,201 @@
+//! `recado listen`: connects as a user and prints the frames that come, one a line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use futures_util::{SinkExt, StreamExt};
+use recado_domain::connection::SUBPROTOCOL;
+use recado_domain::ids::{TenantId, UserId};
+use recado_domain::ports::Clock;
+use recado_runtime::system::SystemClock;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use url::Url;
+
+use super::{complain, print_line, runtime};
+use crate::development;
+use crate::up::Secret;
+
+/// What `recado listen` can be told.
+#[derive(Debug, Args)]
+pub struct ListenArgs {
+    /// Whose notifications; a token of the development key is made for them.
+    #[arg(required_unless_present = "token", conflicts_with = "token")]
+    pub user: Option<UserId>,
+    /// The user's tenant.
+    #[arg(long, default_value = "default")]
+    pub tenant: TenantId,
+    /// A token to use instead.
+    #[arg(long, env = "RECADO_TOKEN", value_name = "JWT", hide_env_values = true)]
+    pub token: Option<Secret>,
+    /// The WebSocket of the running Recado.
+    #[arg(long, env = "RECADO_WS", value_name = "URL", default_value = "ws://127.0.0.1:8420/ws")]
+    pub ws: Url,
+    /// The data folder with the development key.
+    #[arg(long, env = "RECADO_DATA_DIR", value_name = "DIR", default_value = "./.recado")]
+    pub data_dir: PathBuf,
+    /// Go on from this cursor: the last one that was printed.
+    #[arg(long, value_name = "CURSOR")]
+    pub since: Option<String>,
+    /// Only listen, as a client that knows nothing of the protocol: what is pending comes by itself.
+    #[arg(long, conflicts_with = "since")]
+    pub plain: bool,
+    /// Leave after so many notifications.
+    #[arg(long, value_name = "NUMBER")]
+    pub count: Option<u64>,
+}
+
+/// Within the 9 minutes of the protocol (R5): keeps the socket alive and repairs what a push missed.
+const SYNC_EVERY: Duration = Duration::from_secs(8 * 60);
+
+/// Prints frames until the server closes, a signal, or `--count`.
+///
+/// # Errors
+/// When it cannot connect, or the server closed.
+pub fn run(args: ListenArgs, json: bool) -> anyhow::Result<()> {
+    runtime()?.block_on(listen(args, json))
+}
+
+async fn listen(args: ListenArgs, json: bool) -> anyhow::Result<()> {
+    let mut url = args.ws.clone();
+    url.query_pairs_mut().append_pair("token", &token(&args)?).append_pair("device", "recado listen");
+    let mut request = url.as_str().into_client_request().context("--ws")?;
+    if !args.plain {
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
+    }
+    // The error of a refused upgrade holds the whole answer: its status is what helps.
+    let (mut socket, _) = match connect_async(request).await {
+        Ok(connected) => connected,
+        Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => bail!("the server refused the connection with {}", answer.status()),
+        Err(error) => bail!("cannot connect to {}: {error}", args.ws.as_str().split('?').next().unwrap_or_default()),
+    };
+    if !json {
+        complain("listening; Ctrl-C leaves");
+    }
+    let mut state = State { since: args.since, to_ack: Vec::new(), syncs: 0, shown: 0 };
+    let mut sync_at = Instant::now();
+    loop {
+        tokio::select! {
+            () = sleep_until(sync_at), if !args.plain => {
+                socket.send(Message::text(state.sync())).await.context("the connection was lost")?;
+                sync_at = Instant::now() + SYNC_EVERY;
+            }
+            message = socket.next() => match message {
+                Some(Ok(Message::Text(text))) => {
+                    let frame: Value = serde_json::from_str(&text).context("the server sent a frame that is not JSON")?;
+                    print_line(&if json { text.to_string() } else { readable(&frame) })?;
+                    state.saw(&frame);
+                    if args.count.is_some_and(|count| state.shown >= count) {
+                        socket.close(None).await.ok();
+                        return Ok(());
+                    }
+                }
+                Some(Ok(Message::Close(close))) => match close {
+                    Some(close) => bail!("the server closed: {} {}", u16::from(close.code), close.reason),
+                    None => bail!("the server closed"),
+                },
+                Some(Ok(_)) => {}
+                Some(Err(error)) => bail!("the connection was lost: {error}"),
+                None => bail!("the connection was lost"),
+            },
+            _ = tokio::signal::ctrl_c() => {
+                // Leaving: a server that does not answer the close will notice by itself.
+                socket.close(None).await.ok();
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn token(args: &ListenArgs) -> anyhow::Result<String> {
+    match (&args.token, &args.user) {
+        (Some(token), _) => Ok(token.0.clone()),
+        (None, Some(user)) => {
+            let key = development::load(&args.data_dir).context("is `recado up` running with this --data-dir? Otherwise give --token")?;
+            Ok(key.mint(user, &args.tenant, Duration::from_secs(3600), SystemClock.now()))
+        }
+        (None, None) => bail!("name a user, or give --token"),
+    }
+}
+
+/// What a client remembers.
+struct State {
+    since: Option<String>,
+    to_ack: Vec<String>,
+    syncs: u64,
+    shown: u64,
+}
+
+impl State {
+    fn sync(&mut self) -> String {
+        self.syncs += 1;
+        let ack = std::mem::take(&mut self.to_ack);
+        json!({ "type": "sync", "request": self.syncs.to_string(), "since": self.since, "ack": ack, "client": concat!("recado-cli/", env!("CARGO_PKG_VERSION")) }).to_string()
+    }
+
+    fn saw(&mut self, frame: &Value) {
+        let items = frame["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        self.shown += items.len() as u64;
+        // The most a `sync` may confirm; what is left out is shown again by a later answer, and confirmed then.
+        self.to_ack.extend(items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)));
+        self.to_ack.truncate(recado_domain::limits::FRAME_IDS);
+        if let Some(cursor) = frame["cursor"].as_str() {
+            self.since = Some(cursor.to_owned());
+        }
+    }
+}
+
+/// A frame for people. Control characters of an event must not reach a terminal.
+fn readable(frame: &Value) -> String {
+    let plain = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+    let kind = frame["type"].as_str().unwrap_or("?");
+    let mut lines = Vec::new();
+    for item in frame["items"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let title = item["title"].as_str().or(item["type"].as_str()).unwrap_or("?");
+        let read = if item["read_at"].is_null() { "●" } else { "○" };
+        let mut line = format!("{read} {}  {}", plain(item["time"].as_str().unwrap_or("?")), plain(title));
+        for more in ["body", "url"] {
+            if let Some(text) = item[more].as_str() {
+                line.push_str(&format!("\n    {}", plain(text)));
+            }
+        }
+        lines.push(line);
+    }
+    match kind {
+        "notifications" if frame["more"] == false => lines.push(format!(
+            "— up to date ({}); go on from here with --since {}",
+            frame["verdict"].as_str().unwrap_or("?"),
+            frame["cursor"].as_str().unwrap_or("?")
+        )),
+        "notifications" => {}
+        "unread" => lines.push(format!("— {}{} unread", frame["count"], if frame["capped"] == true { "+" } else { "" })),
+        _ => lines.push(format!("— {}", plain(&frame.to_string()))),
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_cannot_steer_the_terminal() {
+        let frame = json!({ "type": "notifications", "items": [{ "title": "\u{1b}[2Jboo", "time": "2026-11-24T10:00:00Z", "read_at": null }] });
+        assert!(!readable(&frame).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn what_was_shown_is_confirmed_by_the_next_sync() {
+        let mut state = State { since: None, to_ack: Vec::new(), syncs: 0, shown: 0 };
+        state.saw(&json!({ "items": [{ "id": "a" }], "cursor": "c" }));
+        let sync: Value = serde_json::from_str(&state.sync()).unwrap();
+        assert_eq!((&sync["ack"], &sync["since"]), (&json!(["a"]), &json!("c")));
+        assert!(state.to_ack.is_empty());
+    }
+}
