@@ -299,3 +299,127 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
 fn retry_all(count: usize, reason: &str) -> Vec<Disposition> {
     vec![Disposition::Retry { after: None, reason: reason.to_owned() }; count]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use jiff::Timestamp;
+    use recado_domain::ports::Outgoing;
+    use recado_memory::{ManualClock, MemoryQueue, SeededEntropy};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    type TestQueue = MemoryQueue;
+
+    /// Answers by what a message says.
+    struct ByBody {
+        handled: AtomicUsize,
+    }
+
+    impl Handler for ByBody {
+        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+            self.handled.fetch_add(batch.len(), Ordering::SeqCst);
+            let mut answers = Vec::new();
+            for message in &batch {
+                answers.push(match message.body.as_str() {
+                    "retry" => Disposition::Retry { after: None, reason: "not now".to_owned() },
+                    "reject" => Disposition::Reject { reason: "never".to_owned() },
+                    "panic" => panic!("as told"),
+                    "slow" => {
+                        tokio::time::sleep(Duration::from_secs(100)).await;
+                        Disposition::Done
+                    }
+                    _ => Disposition::Done,
+                });
+            }
+            answers
+        }
+    }
+
+    struct Running {
+        queue: Arc<TestQueue>,
+        clock: ManualClock,
+        handler: Arc<ByBody>,
+        stop: CancellationToken,
+        task: JoinHandle<Drained>,
+    }
+
+    async fn start(bodies: &[&str]) -> Running {
+        let clock = ManualClock::new(Timestamp::from_second(1_000_000).unwrap());
+        let queue = Arc::new(MemoryQueue::new(clock.clone(), SeededEntropy::new(7)));
+        for body in bodies {
+            let message = Outgoing { body: (*body).to_owned(), attributes: Default::default(), delay: Duration::ZERO };
+            queue.send(&[message]).await.remove(0).unwrap();
+        }
+        let config = ConsumerConfig { batch: 1, wait: Duration::from_secs(1), ..ConsumerConfig::named("test") };
+        let handler = Arc::new(ByBody { handled: AtomicUsize::new(0) });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(consume(queue.clone(), handler.clone(), Arc::new(SeededEntropy::new(1)), config, stop.clone()));
+        Running { queue, clock, handler, stop, task }
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let waiting = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(600), waiting).await.expect("the condition holds in time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_done_leaves_the_queue_and_what_is_rejected_is_a_dead_letter_with_its_reason() {
+        let running = start(&["done", "reject"]).await;
+        until(|| running.queue.depth() == 0).await;
+        let dead = running.queue.dead();
+        assert_eq!(dead.len(), 1);
+        assert!(dead[0].attributes.values().any(|value| value == "never"));
+        running.stop.cancel();
+        assert_eq!(running.task.await.unwrap(), Drained::Clean);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_back_is_tried_again_and_given_up_in_the_end() {
+        let running = start(&["retry"]).await;
+        until(|| {
+            running.clock.advance(Duration::from_secs(200));
+            !running.queue.dead().is_empty()
+        })
+        .await;
+        let attempts = RetrySchedule::default().max_attempts;
+        assert_eq!(running.handler.handled.load(Ordering::SeqCst), attempts as usize);
+        assert!(running.queue.dead()[0].attributes.values().any(|reason| reason.contains("gave up after 16 attempts: not now")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_panics_leaves_the_consumer_alive() {
+        let running = start(&["panic", "done"]).await;
+        until(|| running.handler.handled.load(Ordering::SeqCst) >= 2).await;
+        until(|| running.queue.depth() == 1).await;
+        assert!(!running.task.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_what_is_in_work_up_to_its_deadline() {
+        let running = start(&["slow"]).await;
+        until(|| running.handler.handled.load(Ordering::SeqCst) == 1).await;
+        running.stop.cancel();
+        assert_eq!(running.task.await.unwrap(), Drained::Abandoned(1));
+        assert_eq!(running.queue.depth(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_renewed_while_its_message_is_in_work() {
+        let running = start(&["slow"]).await;
+        until(|| running.handler.handled.load(Ordering::SeqCst) == 1).await;
+        // 100 s of work under a lease of 60 s: both clocks move together, and nobody else gets the message.
+        for _ in 0..98 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            running.clock.advance(Duration::from_secs(1));
+        }
+        until(|| running.queue.depth() == 0).await;
+        assert_eq!(running.handler.handled.load(Ordering::SeqCst), 1);
+    }
+}
