@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use recado_domain::event::Event;
 use recado_domain::ids::{NotificationId, RecipientKey, TenantId, UserId};
 use recado_domain::message::attributes_of;
-use recado_domain::event::Event;
 use recado_domain::notification::NewEntry;
-use recado_domain::ports::{EventBus, Inbox, Outgoing, Queue};
-use recado_embedded::{Store, QueueName};
 use recado_domain::ports::DeadLetters;
+use recado_domain::ports::{EventBus, Inbox, Outgoing, Queue};
+use recado_embedded::{QueueName, Store};
 use recado_runtime::system::{SystemClock, SystemEntropy};
 use recado_tests::harness::{Folder, Tested, event, eventually, ids, titles};
 use reqwest::StatusCode;
@@ -255,7 +255,8 @@ async fn a_frame_that_makes_no_sense_is_answered_and_the_socket_stays() -> Teste
     let folder = Folder::new()?;
     let recado = folder.up(&[]).await?;
     let mut alice = recado.live("alice").await?;
-    for (frame, code) in [("{", "invalid_frame"), (r#"{"type":"dance"}"#, "unknown_type"), (r#"{"type":"read","ids":7}"#, "invalid_frame")] {
+    for (frame, code) in [("{", "invalid_frame"), (r#"{"type":"dance"}"#, "unknown_type"), (r#"{"type":"read","ids":7}"#, "invalid_frame")]
+    {
         alice.send_text(frame.to_owned()).await?;
         assert_eq!(alice.next("error").await?["code"], code);
     }

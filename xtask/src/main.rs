@@ -1,4 +1,4 @@
-//! Developer chores: `cargo xtask test`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `bench`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -33,6 +33,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         nextest: Vec<String>,
     },
+    /// Builds in release and measures the whole pipeline under load; prints what docs/performance.md shows.
+    Bench {
+        /// Events of the throughput run.
+        #[arg(default_value_t = 100_000)]
+        events: u32,
+    },
     /// Writes the JSON Schemas of events and frames from the Rust types into schemas/.
     Schemas {
         /// Writes nothing; fails where a file is not what the types say.
@@ -46,6 +52,7 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Test { nextest } => test(&nextest),
+        Chore::Bench { events } => bench(events),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
     };
@@ -83,6 +90,18 @@ fn install_nextest(steps: &mut Steps) -> Result<()> {
         return Ok(());
     }
     steps.run("install cargo-nextest", &mut cargo(&["install", "cargo-nextest", "--version", NEXTEST_VERSION, "--locked"]))
+}
+
+/// The load is a program of its own, so that its release build has nothing to do with this one's.
+fn bench(events: u32) -> Result<()> {
+    let mut steps = Steps::new("bench");
+    steps.run("build", &mut cargo(&["build", "--release", "--package", "recado-cli", "--package", "recado-tests", "--bins"]))?;
+    steps.run(
+        "load",
+        &mut cargo(&["run", "--release", "--quiet", "--package", "recado-tests", "--bin", "recado-load", "--", &events.to_string()]),
+    )?;
+    steps.summary();
+    Ok(())
 }
 
 /// The generator lives beside the test that compares (tests/suites/architecture.rs), because it needs the types.
