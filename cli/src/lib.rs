@@ -31,6 +31,14 @@ enum Command {
     /// Start Recado on this machine; what `recado` does without a command.
     #[command(after_help = exit::HELP)]
     Up(Box<up::Settings>),
+    /// Publish events: from flags, a file, or standard input.
+    Publish(Box<commands::publish::PublishArgs>),
+    /// Connect as a user, and print what comes.
+    Listen(Box<commands::listen::ListenArgs>),
+    /// Print a token of the development key.
+    Token(commands::token::TokenArgs),
+    /// Look at what was given up, and send it back.
+    DeadLetters(commands::dead_letters::DeadLettersArgs),
 }
 
 /// Runs the command with these arguments, the first of which is the program's name.
@@ -45,6 +53,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Up(settings) => commands::up::run(*settings, cli.json),
+        Command::Publish(args) => commands::exit_of(commands::publish::run(*args, cli.json)),
+        Command::Listen(args) => commands::exit_of(commands::listen::run(*args, cli.json)),
+        Command::Token(args) => commands::exit_of(commands::token::run(&args, cli.json)),
+        Command::DeadLetters(args) => commands::exit_of(commands::dead_letters::run(args, cli.json)),
     }
     .into()
 }

@@ -3,6 +3,7 @@
 //! Works on the data folder itself, whether or not a server runs on it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -63,15 +64,18 @@ enum Action {
 /// # Errors
 /// When the folder holds no store, or a letter is not there.
 pub fn run(args: DeadLettersArgs, json: bool) -> anyhow::Result<()> {
-    let store = Store::open_shared(&args.data_dir, SystemClock, SystemEntropy).context("cannot open the data folder; name it with --data-dir")?;
+    let store = Store::open_shared(&args.data_dir, Arc::new(SystemClock), Arc::new(SystemEntropy))
+        .context("cannot open the data folder; name it with --data-dir")?;
     let queue = match args.queue {
         Which::Inbox => QueueName::Inbox,
         Which::Email => QueueName::Email,
     };
     let letters = store.dead_letters(queue);
-    let done = runtime()?.block_on(act(&letters, args.command, args.limit, json));
-    store.close();
-    done
+    runtime()?.block_on(async {
+        let done = act(&letters, args.command, args.limit, json).await;
+        store.close().await;
+        done
+    })
 }
 
 async fn act(letters: &impl DeadLetters, action: Action, limit: usize, json: bool) -> anyhow::Result<()> {
@@ -132,7 +136,8 @@ fn as_card(letter: &DeadLetter) -> String {
 }
 
 fn as_json(letter: &DeadLetter) -> String {
-    json!({ "id": letter.id, "dead_at": letter.dead_at, "reason": reason(letter), "attributes": letter.attributes, "body": letter.body }).to_string()
+    json!({ "id": letter.id, "dead_at": letter.dead_at, "reason": reason(letter), "attributes": letter.attributes, "body": letter.body })
+        .to_string()
 }
 
 /// Control characters of a message must not reach a terminal.

@@ -186,7 +186,8 @@ mod tests {
 
     #[test]
     fn an_event_cannot_steer_the_terminal() {
-        let frame = json!({ "type": "notifications", "items": [{ "title": "\u{1b}[2Jboo", "time": "2026-11-24T10:00:00Z", "read_at": null }] });
+        let frame =
+            json!({ "type": "notifications", "items": [{ "title": "\u{1b}[2Jboo", "time": "2026-11-24T10:00:00Z", "read_at": null }] });
         assert!(!readable(&frame).contains('\u{1b}'));
     }
 

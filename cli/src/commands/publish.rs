@@ -13,8 +13,7 @@ use recado_domain::ids::{TenantId, UserId};
 use recado_domain::limits;
 use recado_domain::ports::{Clock, Entropy, EventBus};
 use recado_domain::position::Position;
-use recado_producer::http::HttpBus;
-use recado_producer::{Producer, PublishError};
+use recado_producer::{HttpBus, Producer};
 use recado_runtime::system::{SystemClock, SystemEntropy};
 use serde_json::json;
 
@@ -155,7 +154,7 @@ impl<B: EventBus> Publisher<B> {
             let answer = match &event {
                 Ok(event) => match answers.next() {
                     Some(Ok(receipt)) => Ok((event.document().id.clone(), receipt.notification_id.to_string())),
-                    Some(Err(error)) => Err(publish_problem(&error)),
+                    Some(Err(error)) => Err(error.to_string()),
                     None => Err("the server did not answer for it".to_owned()),
                 },
                 Err(error) => Err(error.to_string()),
@@ -170,7 +169,9 @@ impl<B: EventBus> Publisher<B> {
             Ok((id, notification_id)) => {
                 self.tally.accepted += 1;
                 match self.json {
-                    true => print_line(&json!({ "line": line, "id": id, "notification_id": notification_id, "status": "accepted" }).to_string()),
+                    true => {
+                        print_line(&json!({ "line": line, "id": id, "notification_id": notification_id, "status": "accepted" }).to_string())
+                    }
                     false if self.tally.accepted <= 10 => print_line(&format!("accepted {id} as {notification_id}")),
                     false => Ok(()),
                 }
@@ -186,10 +187,6 @@ impl<B: EventBus> Publisher<B> {
             }
         }
     }
-}
-
-fn publish_problem(error: &PublishError) -> String {
-    error.to_string()
 }
 
 /// A bar on a terminal for what is long; hidden otherwise.

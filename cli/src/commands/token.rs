@@ -9,8 +9,9 @@ use recado_domain::ports::Clock;
 use recado_runtime::system::SystemClock;
 use serde_json::json;
 
-use super::{duration, print_line};
+use super::print_line;
 use crate::development;
+use crate::up::duration;
 
 /// What `recado token` can be told.
 #[derive(Debug, Args)]

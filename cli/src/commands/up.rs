@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use recado_runtime::telemetry;
 
+use super::complain;
 use crate::exit::Exit;
 use crate::up::{self, Ready, Running, Settings, StartError};
 
@@ -75,11 +76,6 @@ async fn stop(running: Running) {
 fn quit_at_once() {
     let code: u8 = Exit::AtOnce.code();
     std::process::exit(code.into());
-}
-
-fn complain(problem: &str) {
-    // Nobody is there to be told when standard error is closed.
-    writeln!(std::io::stderr(), "recado: {problem}").ok();
 }
 
 fn announce(ready: &Ready, json: bool) {

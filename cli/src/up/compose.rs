@@ -35,7 +35,7 @@ use super::routes::{Bearer, SocketRoutes};
 use super::settings::Settings;
 use super::status::{self, Check, Measure, Status};
 use super::tokens::{self, Verifier};
-use super::{Ready, Running, StartError, guard, watched};
+use super::{Ready, Running, StartError, guard, mailbox, page, watched};
 
 /// How long a request may take: longer than the store ever needs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -43,8 +43,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const SPARE_CONNECTIONS: usize = 512;
 /// Open files that are no connections: the database's, templates, logs.
 const SPARE_FILES: usize = 128;
-/// How long the token that is printed at the start is valid.
-const PRINTED_TOKEN: Duration = Duration::from_secs(24 * 3600);
 /// How often what has ended is deleted, and how much of it in one transaction.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
 const COLLECT_AT_ONCE: usize = 500;
@@ -73,7 +71,7 @@ pub(super) async fn start(settings: Settings) -> Result<Running, StartError> {
         measures: vec![queues(&store)],
         metrics: metrics.clone(),
     };
-    let app = application(&settings, &store, &sockets, &verifier, keys, status);
+    let app = application(&settings, &store, &sockets, &verifier, keys, status, development.clone());
     let door = Door::new(listener, max_sockets + SPARE_CONNECTIONS);
     let serving = axum::serve(door, app).with_graceful_shutdown(closing.clone().cancelled_owned());
     let http = watched("http server", closing.clone(), failure.clone(), async { serving.await });
@@ -148,6 +146,7 @@ fn application(
     verifier: &Arc<Verifier>,
     keys: PublishKeys,
     status: Status,
+    development: Option<DevelopmentKey>,
 ) -> Router {
     let routes = SocketRoutes {
         tokens: verifier.clone(),
@@ -168,7 +167,11 @@ fn application(
         .merge(recado_http_api::inbox_router(inbox))
         .merge(status::router(status))
         .layer(TimeoutLayer::with_status_code(axum::http::StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN));
-    let app = answers.merge(sockets::router(sockets.clone(), Arc::new(routes)));
+    let pages = development.map(|key| {
+        let mailbox = settings.smtp.is_none().then(|| mailbox::router(store.mailbox()));
+        page::router(key).merge(mailbox.unwrap_or_default())
+    });
+    let app = answers.merge(pages.unwrap_or_default()).merge(sockets::router(sockets.clone(), Arc::new(routes)));
     let app = recado_http_api::complete(app).layer(CatchPanicLayer::new()).layer(middleware::from_fn(count));
     if settings.is_development() || settings.publishes_openly() { guard::for_this_machine(app, public_authority(settings)) } else { app }
 }
@@ -298,7 +301,7 @@ fn ready(settings: &Settings, address: std::net::SocketAddr, development: Option
     let base = settings.public_url.as_ref().map_or_else(|| format!("http://{address}"), trimmed);
     let token = development.map(|key| {
         let alice = UserId::new("alice").expect("five letters");
-        key.mint(&alice, &TenantId::default(), PRINTED_TOKEN, SystemClock.now())
+        key.mint(&alice, &TenantId::default(), page::TOKEN_TTL, SystemClock.now())
     });
     Ready {
         ready: true,

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use mail_parser::{Message, MessageParser};
-use minijinja::{Environment, context};
+use minijinja::value::Serde;
+use minijinja::{Environment, Value, context};
 use recado_domain::failure::Failure;
 use recado_embedded::Mailbox;
 use recado_embedded::mailbox::{CapturedMail, MailSummary};
@@ -61,7 +62,7 @@ async fn newest(mailbox: &Mailbox) -> Result<Vec<Row>, Response> {
 }
 
 async fn list(State(mailbox): State<Mailbox>) -> Result<Response, Response> {
-    Ok(page(&context! { mails => newest(&mailbox).await? }))
+    Ok(page(&context! { mails => Value::from(Serde(&newest(&mailbox).await?)) }))
 }
 
 async fn list_json(State(mailbox): State<Mailbox>) -> Result<Json<Listed>, Response> {
@@ -70,7 +71,7 @@ async fn list_json(State(mailbox): State<Mailbox>) -> Result<Json<Listed>, Respo
 
 async fn show(State(mailbox): State<Mailbox>, Path(id): Path<u64>) -> Result<Response, Response> {
     let mail = captured(&mailbox, id).await?;
-    Ok(page(&context! { mail => Row::from(mail.summary) }))
+    Ok(page(&context! { mail => Value::from(Serde(&Row::from(mail.summary))) }))
 }
 
 async fn show_html(State(mailbox): State<Mailbox>, Path(id): Path<u64>) -> Result<Response, Response> {
@@ -114,7 +115,7 @@ fn unavailable(failure: &Failure) -> Response {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "try-again", "The store did not answer; try again.").into_response()
 }
 
-fn page(values: &minijinja::Value) -> Response {
+fn page(values: &Value) -> Response {
     let mut pages = Environment::new();
     // The name's ending switches on HTML escaping.
     let rendered = pages

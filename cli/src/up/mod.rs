@@ -5,6 +5,8 @@
 
 mod compose;
 mod guard;
+mod mailbox;
+mod page;
 mod post;
 mod routes;
 mod settings;
@@ -27,6 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::settings::duration;
 pub use self::settings::{Contradiction, LogFormat, Secret, Settings};
 
 /// Why the server did not start.

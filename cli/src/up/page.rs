@@ -48,7 +48,8 @@ pub(super) fn html(page: String) -> Response {
 }
 
 fn asset(media_type: &'static str, text: &'static str) -> Response {
-    ([(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "no-cache"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], text).into_response()
+    ([(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "no-cache"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], text)
+        .into_response()
 }
 
 #[derive(Deserialize)]
