@@ -118,7 +118,11 @@ static EVENTS: AtomicU64 = AtomicU64::new(0);
 /// An event with an id of its own for these users.
 pub fn event(users: &[&str], title: &str) -> Value {
     let id = EVENTS.fetch_add(1, Ordering::Relaxed);
-    let recipients: Vec<Value> = users.iter().map(|user| json!({ "id": user, "email": format!("{user}@example.com") })).collect();
+    let recipient = |user: &&str| match user.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        true => json!({ "id": user, "email": format!("{user}@example.com") }),
+        false => json!({ "id": user }),
+    };
+    let recipients: Vec<Value> = users.iter().map(recipient).collect();
     json!({
         "specversion": "1.0", "id": format!("e{id}"), "source": "/tests", "type": "publication.permission_granted",
         "data": { "recipients": recipients, "title": title, "url": "/publications/42" }
