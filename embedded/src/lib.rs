@@ -18,6 +18,8 @@ mod readers;
 pub mod smtp;
 pub mod sockets;
 pub mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use bus::StoredBus;

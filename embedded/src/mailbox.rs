@@ -98,3 +98,23 @@ impl Mailer for Mailbox {
         self.shared.writer.write(Durability::PowerCut, work).await.map(|id| id.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_encoded_subject_is_decoded() {
+        let message = b"From: a@example.com\r\nSubject: =?utf-8?B?UXXDqSB0YWw/?=\r\n\r\nbody";
+        assert_eq!(subject_of(message), "Qu\u{e9} tal?");
+        assert_eq!(subject_of(b"no header at all"), "");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_as_a_message_have_a_subject_without_a_panic(message in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _: String = subject_of(&message);
+        }
+    }
+}

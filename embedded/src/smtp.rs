@@ -2,6 +2,7 @@
 //!
 //! Reasons name the server's code, never its text: servers quote addresses.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lettre::address::Envelope;
@@ -64,7 +65,8 @@ fn settled(text: &str) -> Result<Url, InvalidSmtpUrl> {
     }
     let loopback = match url.host() {
         None | Some(Host::Domain("")) => return Err(InvalidSmtpUrl::NotAUrl),
-        Some(Host::Domain(name)) => name == "localhost",
+        // The standard reads addresses as names where it does not know the scheme.
+        Some(Host::Domain(name)) => name == "localhost" || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback()),
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
     };
@@ -119,11 +121,133 @@ fn answered(code: &str) -> Failure {
 impl Mailer for Smtp {
     async fn send(&self, mail: &OutgoingMail) -> Outcome<String> {
         let envelope = envelope(mail)?;
-        let sent = tokio::time::timeout(MAIL, self.transport.send_raw(&envelope, &mail.message)).await;
+        // The end of the data brings a line end of its own.
+        let message = mail.message.strip_suffix(b"\r\n").unwrap_or(&mail.message);
+        let sent = tokio::time::timeout(MAIL, self.transport.send_raw(&envelope, message)).await;
         match sent {
             Ok(Ok(response)) => Ok(response.first_line().unwrap_or_default().chars().take(ANSWER_CHARS).collect()),
             Ok(Err(error)) => Err(failure(&error, mail)),
             Err(_) => Err(Failure::transient("the mail server did not take the mail in time")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use recado_domain::ids::{DeliveryKey, NotificationId, RecipientKey, TenantId, UserId};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+
+    fn mail(to: &str) -> OutgoingMail {
+        let recipient = RecipientKey::new(TenantId::default(), UserId::new("alice").unwrap());
+        let delivery = DeliveryKey { recipient, notification: NotificationId::of("/tests", "1") };
+        let message = b"Subject: hello\r\n\r\nA line\r\n.\r\nanother\r\n".to_vec();
+        OutgoingMail { delivery, from: "recado@example.com".to_owned(), to: to.to_owned(), message }
+    }
+
+    /// A server for one mail: answers `rcpt` to its recipient, and hands out the lines it was given as the message.
+    async fn server(rcpt: &'static str) -> (Smtp, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("smtp://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            converse(socket, rcpt).await
+        });
+        (Smtp::new(&url).unwrap(), serving)
+    }
+
+    async fn converse(socket: tokio::net::TcpStream, rcpt: &str) -> Vec<String> {
+        let (read, mut write) = socket.into_split();
+        let mut lines = BufReader::new(read).lines();
+        let (mut message, mut in_message) = (Vec::new(), false);
+        write.write_all(b"220 test\r\n").await.unwrap();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let answer = match line.split([' ', ':']).next().unwrap_or_default() {
+                "." if in_message => {
+                    in_message = false;
+                    "250 2.0.0 queued as 4711"
+                }
+                _ if in_message => {
+                    message.push(line);
+                    continue;
+                }
+                "DATA" => {
+                    in_message = true;
+                    "354 go on"
+                }
+                "RCPT" => rcpt,
+                "QUIT" => break,
+                _ => "250 fine",
+            };
+            write.write_all(format!("{answer}\r\n").as_bytes()).await.unwrap();
+        }
+        message
+    }
+
+    #[tokio::test]
+    async fn a_mail_leaves_byte_for_byte_and_answers_the_servers_id() {
+        let (smtp, serving) = server("250 fine").await;
+        assert_eq!(smtp.send(&mail("alice@example.com")).await, Ok("2.0.0 queued as 4711".to_owned()));
+        drop(smtp);
+        assert_eq!(serving.await.unwrap(), ["Subject: hello", "", "A line", "..", "another"]);
+    }
+
+    #[tokio::test]
+    async fn a_5xx_is_final_a_4xx_may_pass_and_neither_quotes_the_server() {
+        for (reply, passes) in [("550 5.1.1 <alice@example.com> unknown", false), ("451 4.3.0 alice@example.com later", true)] {
+            let (smtp, _serving) = server(reply).await;
+            let failure = smtp.send(&mail("alice@example.com")).await.unwrap_err();
+            assert_eq!(failure.is_transient(), passes, "{failure}");
+            assert!(failure.reason().contains(&reply[..3]) && !failure.reason().contains("alice"), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_may_come_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let smtp = Smtp::new(&format!("smtp://{}", listener.local_addr().unwrap())).unwrap();
+        drop(listener);
+        assert!(smtp.send(&mail("alice@example.com")).await.unwrap_err().is_transient());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_final_and_not_quoted() {
+        let smtp = Smtp::new("smtp://127.0.0.1:25").unwrap();
+        let failure = smtp.send(&mail("alice at example")).await.unwrap_err();
+        assert!(!failure.is_transient() && !failure.reason().contains("alice"), "{failure}");
+    }
+
+    #[test]
+    fn a_refused_login_keeps_the_mail() {
+        assert!(answered("535").is_transient());
+        assert!(!answered("552").is_transient());
+        assert!(answered("421").is_transient());
+    }
+
+    #[test]
+    fn a_password_never_crosses_the_network_in_the_clear() {
+        let tls = |url| settled(url).unwrap().query().map(str::to_owned);
+        assert_eq!(tls("smtp://user:secret@mail.example.com:587").as_deref(), Some("tls=required"));
+        assert_eq!(tls("smtp://mail.example.com").as_deref(), Some("tls=opportunistic"));
+        assert_eq!(tls("smtp://user:secret@127.0.0.1:1025"), None);
+        assert_eq!(tls("smtp://mail.example.com?tls=required").as_deref(), Some("tls=required"));
+    }
+
+    #[test]
+    fn an_url_that_does_not_read_says_why_without_quoting_it() {
+        assert_eq!(settled("mail.example.com").unwrap_err(), InvalidSmtpUrl::NotAUrl);
+        assert_eq!(settled("https://mail.example.com").unwrap_err(), InvalidSmtpUrl::Scheme);
+        assert_eq!(settled("smtp://user@mail.example.com").unwrap_err(), InvalidSmtpUrl::Credentials);
+        assert_eq!(Smtp::new("smtp://mail.example.com?tls=maybe").err(), Some(InvalidSmtpUrl::Parts));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_as_a_url_is_judged_without_a_panic(text in ".*", rest in ".*") {
+            let judged = [settled(&text).is_ok(), settled(&format!("smtp://{rest}")).is_ok()];
+            prop_assert!(!judged[0] || text.to_ascii_lowercase().contains("smtp"));
         }
     }
 }

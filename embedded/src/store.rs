@@ -103,7 +103,7 @@ pub(crate) struct Shared {
 /// An open folder. Clones are cheap and mean the same one.
 #[derive(Clone)]
 pub struct Store {
-    shared: Shared,
+    pub(crate) shared: Shared,
 }
 
 /// How full one queue is.
@@ -133,6 +133,7 @@ impl Store {
         make_folder(dir).map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
         let lock = lock(dir)?;
         let file = dir.join(DATABASE_FILE);
+        private_file(&file).map_err(|source| OpenError::Io { path: file.clone(), source })?;
         let db = open_writer(&file).map_err(|why| unusable(&file, why))?;
         db.execute("UPDATE messages SET visible_at = ?1, lease = NULL WHERE lease IS NOT NULL AND visible_at > ?1", [micros(clock.now())])
             .map_err(|error| unusable(&file, error.into()))?;
@@ -266,10 +267,20 @@ fn make_folder(dir: &Path) -> std::io::Result<()> {
     builder.create(dir)
 }
 
+/// Makes a file for this user alone, whatever the folder's permissions are; SQLite gives those of the database to the
+/// files beside it.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join(LOCK_FILE);
     let refused = |source| OpenError::Io { path: path.clone(), source };
-    let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(refused)?;
+    let file = private_file(&path).map_err(refused)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.to_owned() }),

@@ -219,7 +219,10 @@ fn serve(mut writer: Writer, mut orders: mpsc::Receiver<Order>) {
         }
     }
     let Writer { db, lock, file, .. } = writer;
-    if let Err(error) = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+    // Beside another process this would make it wait.
+    if lock.is_some()
+        && let Err(error) = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    {
         tracing::warn!(file = %file.display(), %error, "the log was not folded into the database; the next start does it");
     }
     drop(db);
@@ -257,11 +260,10 @@ impl Writer {
 
     /// All of it in one transaction, or nothing.
     fn attempt(&mut self, group: &mut [Box<dyn Job>], synchronous: &mut Durability) -> rusqlite::Result<()> {
+        self.end_transaction()?;
         self.require(group, synchronous)?;
         let done = self.transact(group);
-        if done.is_err() && !self.db.is_autocommit() {
-            self.db.execute_batch("ROLLBACK")?;
-        }
+        self.end_transaction()?;
         let touched = done?;
         metrics::counter!("recado_store_commits_total").increment(1);
         metrics::counter!("recado_store_writes_total").increment(group.len() as u64);
@@ -269,6 +271,11 @@ impl Writer {
             wake.send_modify(|version| *version = version.wrapping_add(1));
         }
         Ok(())
+    }
+
+    /// Takes back what did not come to its commit. Some errors end a transaction by themselves.
+    fn end_transaction(&self) -> rusqlite::Result<()> {
+        if self.db.is_autocommit() { Ok(()) } else { self.db.execute_batch("ROLLBACK") }
     }
 
     fn transact(&self, group: &mut [Box<dyn Job>]) -> rusqlite::Result<[bool; QueueName::ALL.len()]> {
