@@ -2,6 +2,7 @@
 
 mod app;
 
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,8 @@ const FLUSH: Duration = Duration::from_secs(10);
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 
     let bus = HttpBus::new(&options.recado, options.publish_key.as_deref())?;
     let publisher = Arc::new(BufferedPublisher::start(Producer::new(bus), Buffer::default()));
