@@ -15,6 +15,7 @@ use recado_domain::frame::{LiveFrame, live_frames};
 use recado_domain::ids::{ConnectionId, NotificationId, RecipientKey};
 use recado_domain::notification::InboxEntry;
 use recado_domain::ports::{Connections, Inbox, Outcome, Posted, Sockets};
+use recado_runtime::over;
 
 use crate::plan::{Batch, Fate};
 use crate::{Dispatcher, World};
@@ -194,25 +195,12 @@ pub(crate) async fn evict<W: World>(room: &Dispatcher<W>, recipient: &RecipientK
         tracing::warn!(connection = %connection.id, user = %recipient.user, reason = failure.reason(), "socket of an ended token not closed");
         return;
     }
-    metrics::counter!("recado_connections_removed_total", "why" => "token_expired").increment(1);
-    remove(room, recipient, connection).await;
+    over::remove(room.world.connections(), recipient, connection, "token_expired").await;
 }
 
 /// Removes the row of a socket that answered 410, where that proves that it is gone.
 pub(crate) async fn remove_gone<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, connection: &Connection) {
-    if connection.gone_is_final(room.now()) {
-        metrics::counter!("recado_connections_removed_total", "why" => "gone").increment(1);
-        remove(room, recipient, connection).await;
-    }
-}
-
-async fn remove<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, seen: &Connection) {
-    match room.world.connections().remove_unchanged(recipient, seen).await {
-        Ok(removed) => tracing::debug!(connection = %seen.id, user = %recipient.user, removed, "connection is over"),
-        Err(failure) => {
-            tracing::warn!(connection = %seen.id, user = %recipient.user, reason = failure.reason(), "row not removed; the next push, or its age, does it");
-        }
-    }
+    over::gone(room.world.connections(), room.world.clock(), recipient, connection).await;
 }
 
 /// Settles what a plain client was handed (R7).

@@ -146,7 +146,7 @@ async fn prove<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, row: Co
 async fn hand_over<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, connection: &Connection) -> Outcome<Replayed> {
     let inbox = room.world.inbox();
     let started = room.now();
-    let old = inbox.marks(recipient).await?.pending_from;
+    let marks = inbox.marks(recipient).await?;
     let (mut after, mut lowest) = (Position::MIN, None);
     loop {
         let page = inbox.pending(recipient, after, limits::PAGE_ENTRIES).await?;
@@ -161,17 +161,14 @@ async fn hand_over<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, con
             None => break,
         }
     }
-    // R7: an entry whose append began before the query may still arrive up to W below its start.
-    let start = Position::floor(started).back(limits::W);
-    advance(room, recipient, old, lowest.map_or(start, |lowest| lowest.min(start))).await;
+    if let Some(to) = marks.pending_after(lowest, started) {
+        advance(room, recipient, marks.pending_from, to).await;
+    }
     Ok(Replayed::Complete)
 }
 
 /// Spares the next replay what this one found settled. Only a saving: when it fails the next one reads more.
 async fn advance<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, old: Option<Position>, to: Position) {
-    if old.is_some_and(|old| to <= old) {
-        return;
-    }
     if let Err(failure) = room.world.inbox().advance_pending(recipient, old, to).await {
         tracing::debug!(user = %recipient.user, reason = failure.reason(), "pending mark not advanced");
     }

@@ -12,6 +12,7 @@ use crate::connection::{CloseReason, Connection};
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::ids::{ConnectionId, DeliveryKey, NotificationId, RecipientKey};
+use crate::limits;
 use crate::message::Attributes;
 use crate::notification::{Appended, InboxEntry, NewEntry};
 use crate::position::Position;
@@ -156,6 +157,17 @@ pub struct Marks {
     pub pending_from: Option<Position>,
 }
 
+impl Marks {
+    /// Where `pending_from` may rise to after a pending query that began at `began`, at these marks, and ran to its end
+    /// with `lowest` as the lowest position it returned: an entry whose append began before the query may still arrive
+    /// up to W below its start (R7). `None` where it would not rise.
+    pub fn pending_after(self, lowest: Option<Position>, began: Timestamp) -> Option<Position> {
+        let start = Position::floor(began).back(limits::W);
+        let to = lowest.map_or(start, |lowest| lowest.min(start));
+        (Some(to) > self.pending_from).then_some(to)
+    }
+}
+
 /// A count that stops counting at [`crate::limits::UNREAD_CAP`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unread {
@@ -190,7 +202,7 @@ pub trait Inbox: Send + Sync + 'static {
     /// Entries above `after`, ascending; at most [`crate::limits::PAGE_ENTRIES`].
     fn since(&self, recipient: &RecipientKey, after: Position, limit: usize) -> impl Future<Output = Outcome<Page>> + Send;
 
-    /// Pending entries (not acknowledged) above `after`, ascending; at most [`crate::limits::PAGE_ENTRIES`] (R7).
+    /// Pending entries (not acknowledged) above `after`, and not below `pending_from`, ascending; at most [`crate::limits::PAGE_ENTRIES`] (R7).
     fn pending(&self, recipient: &RecipientKey, after: Position, limit: usize) -> impl Future<Output = Outcome<Page>> + Send;
 
     /// Entries below `before` (or the newest), descending; at most [`crate::limits::PAGE_ENTRIES`].
@@ -313,4 +325,31 @@ pub trait MailClaims: Send + Sync + 'static {
 
     /// Gives it up, if `holder` still holds it: the next claim takes it at once.
     fn abandon(&self, key: &DeliveryKey, holder: &str) -> impl Future<Output = Outcome<()>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Position {
+        Position::floor(Timestamp::from_second(second).unwrap())
+    }
+
+    #[test]
+    fn what_is_pending_begins_at_the_lowest_found_or_a_grace_period_before_the_query() {
+        let began = Timestamp::from_second(1_000).unwrap();
+        let unmarked = Marks::default();
+        assert_eq!(unmarked.pending_after(None, began), Some(at(940)));
+        assert_eq!(unmarked.pending_after(Some(at(500)), began), Some(at(500)));
+        assert_eq!(unmarked.pending_after(Some(at(999)), began), Some(at(940)));
+    }
+
+    #[test]
+    fn the_pending_mark_never_goes_back() {
+        let began = Timestamp::from_second(1_000).unwrap();
+        let marked = |second| Marks { pending_from: Some(at(second)), ..Marks::default() };
+        assert_eq!(marked(900).pending_after(None, began), Some(at(940)));
+        assert_eq!(marked(940).pending_after(None, began), None);
+        assert_eq!(marked(700).pending_after(Some(at(600)), began), None);
+    }
 }

@@ -15,6 +15,8 @@ use recado_domain::limits;
 use recado_domain::ports::{Clock, Connections, Posted, Sockets, Unread};
 use recado_domain::position::Position;
 
+use crate::over;
+
 /// What an announcement may take per connection: the caller's own answer must not wait for a slow device.
 const POST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -118,7 +120,7 @@ async fn post_frames<C: Connections, S: Sockets, K: Clock>(
         let outcome = match tokio::time::timeout(POST_TIMEOUT, ports.sockets.post(&row.id, frame)).await {
             Ok(Ok(Posted::Delivered)) => "delivered",
             Ok(Ok(Posted::Gone)) => {
-                forget(ports, recipient, row).await;
+                over::gone(ports.connections, ports.clock, recipient, row).await;
                 "gone"
             }
             Ok(Err(_)) => "failed",
@@ -129,16 +131,6 @@ async fn post_frames<C: Connections, S: Sockets, K: Clock>(
             tracing::debug!(connection = %row.id, user = %recipient.user, outcome, "announcement not delivered; the next sync repairs it");
             return;
         }
-    }
-}
-
-/// Removes a row whose 410 proves that the socket is gone, if nothing changed it since (R4).
-async fn forget<C: Connections, S: Sockets, K: Clock>(ports: Ports<'_, C, S, K>, recipient: &RecipientKey, row: &Connection) {
-    if !row.gone_is_final(ports.clock.now()) {
-        return;
-    }
-    if let Err(failure) = ports.connections.remove_unchanged(recipient, row).await {
-        tracing::debug!(connection = %row.id, reason = failure.reason(), "row of a gone connection not removed; pruned by age later");
     }
 }
 

@@ -20,7 +20,7 @@ pub struct RetrySchedule {
 }
 
 impl Default for RetrySchedule {
-    /// 200 ms doubling to 2 min, 16 tries: about a quarter of an hour before an operator has to look.
+    /// 200 ms doubling to 2 min, 16 tries: at most a quarter of an hour before an operator has to look, half of it on average.
     fn default() -> Self {
         Self { base: Duration::from_millis(200), cap: Duration::from_secs(120), max_attempts: 16 }
     }

@@ -7,5 +7,6 @@ pub mod announce;
 pub mod auth;
 pub mod backoff;
 pub mod consumer;
+pub mod over;
 pub mod system;
 pub mod telemetry;

@@ -8,7 +8,7 @@ use recado_domain::frame::{ClientFrame, ErrorCode, InvalidFrame, ServerFrame};
 use recado_domain::ids::{ConnectionId, NotificationId, RecipientKey};
 use recado_domain::ports::{Clock, Connections, Entropy, Inbox, Posted, Sockets};
 use recado_domain::position::Position;
-use recado_runtime::announce;
+use recado_runtime::{announce, over};
 
 /// What handling a message needs of the world.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub async fn message<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy>
         Err(Stop::Store(failure)) => told(try_again(ports.sockets, id, request_of(&parsed), &failure).await),
         Err(Stop::Post(failure)) => Err(failure),
         Err(Stop::Gone) => {
-            client.forget().await;
+            over::gone(ports.connections, ports.clock, &client.recipient, &client.row).await;
             Ok(())
         }
     }
@@ -164,17 +164,6 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
             Ok(Posted::Delivered) => Ok(()),
             Ok(Posted::Gone) => Err(Stop::Gone),
             Err(failure) => Err(Stop::Post(failure)),
-        }
-    }
-
-    /// Removes the row after a 410, where that proves anything and nothing changed it since (R4). A failure leaves it to
-    /// the next 410, or to age.
-    async fn forget(&self) {
-        if !self.row.gone_is_final(self.ports.clock.now()) {
-            return;
-        }
-        if let Err(failure) = self.ports.connections.remove_unchanged(&self.recipient, &self.row).await {
-            tracing::debug!(connection = %self.row.id, reason = failure.reason(), "row of a gone connection not removed");
         }
     }
 }

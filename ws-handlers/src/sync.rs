@@ -68,11 +68,10 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
         let known: HashSet<NotificationId> = newest.iter().map(|entry| entry.notification.id).collect();
         let mut newest = newest.into_iter().peekable();
 
-        let old = self.ports.inbox.marks(&self.recipient).await.map_err(Stop::Store)?.pending_from;
+        let marks = self.ports.inbox.marks(&self.recipient).await.map_err(Stop::Store)?;
         let pending_began = self.ports.clock.now();
         let mut lowest: Option<Position> = None;
-        // An entry may stand exactly at the mark, and a query is above its start.
-        let mut next = Some(old.map_or(Position::MIN, |mark| mark.back(Duration::from_millis(1))));
+        let mut next = Some(Position::MIN);
         while let Some(after) = next {
             let page = self.ports.inbox.pending(&self.recipient, after, limits::PAGE_ENTRIES).await.map_err(Stop::Store)?;
             next = next_of(&page);
@@ -91,7 +90,9 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
         self.post_all(answer.take(newest.collect())).await?;
         let cursor = cursor(None, answer.highest, began);
         self.post(&answer.last(Cursor::new(cursor).encode(&self.recipient), verdict)).await?;
-        self.advance_pending(old, lowest, pending_began).await;
+        if let Some(to) = marks.pending_after(lowest, pending_began) {
+            self.advance_pending(marks.pending_from, to).await;
+        }
         Ok(())
     }
 
@@ -112,14 +113,9 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
         Ok(entries)
     }
 
-    /// Spares later queries what this one, which began at `old` and ran to its end, found settled (R7). It settles
-    /// nothing itself, so a failure costs a longer query and no more.
-    async fn advance_pending(&self, old: Option<Position>, lowest: Option<Position>, began: Timestamp) {
-        let settled = Position::floor(began).back(limits::W);
-        let to = lowest.map_or(settled, |lowest| lowest.min(settled));
-        if old.is_some_and(|old| to <= old) {
-            return;
-        }
+    /// Spares later queries what this one found settled (R7). It settles nothing itself, so a failure costs a longer
+    /// query and no more.
+    async fn advance_pending(&self, old: Option<Position>, to: Position) {
         if let Err(failure) = self.ports.inbox.advance_pending(&self.recipient, old, to).await {
             tracing::debug!(user = %self.recipient.user, reason = failure.reason(), "pending_from not advanced");
         }
