@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use recado_domain::event::Channel;
+use recado_domain::failure::Failure;
 use recado_domain::message::attributes_of;
 use recado_domain::ports::{Outgoing, Queue, Received};
 use recado_runtime::consumer::Disposition;
@@ -24,7 +25,9 @@ pub(crate) async fn forward<W: World>(
     let due: Vec<&EventMessage> = events.iter().filter(|message| message.forward).collect();
     if !due.is_empty() {
         let outgoing: Vec<Outgoing> = due.iter().map(|message| as_published(message, &messages[message.at])).collect();
-        let sent = room.world.email_queue().send(&outgoing).await;
+        let mut sent = room.world.email_queue().send(&outgoing).await;
+        // An adapter that answers too little must not make a message done that nobody forwarded.
+        sent.resize_with(due.len(), || Err(Failure::transient("the email queue did not answer for this event")));
         for (message, outcome) in due.iter().zip(sent) {
             let label = if outcome.is_ok() { "forwarded" } else { "failed" };
             metrics::counter!("recado_forwarded_total", "outcome" => label).increment(1);
@@ -54,7 +57,8 @@ mod tests {
     use super::*;
     use crate::fixture::{Builder, Fixture, published, received};
     use recado_domain::event::Event;
-    use recado_domain::failure::Failure;
+    use recado_domain::ports::{AckToken, Outcome};
+    use recado_runtime::consumer::Handler;
     use serde_json::json;
 
     fn both(id: &str) -> Event {
@@ -96,6 +100,51 @@ mod tests {
         f.email.faults().fail_next("send", Failure::transient("busy"));
         let answers = f.handle(vec![received(event.to_json())]).await;
         assert_eq!(answers, [Disposition::Retry { after: None, reason: "busy".to_owned() }]);
+        assert_eq!(f.entry("alice", &event), None);
+    }
+
+    /// A queue that takes messages and says nothing of them.
+    struct Mute;
+
+    impl Queue for Mute {
+        fn max_batch(&self) -> usize {
+            10
+        }
+        async fn receive(&self, _: usize, _: Duration, _: Duration) -> Outcome<Vec<Received>> {
+            Ok(Vec::new())
+        }
+        async fn ack(&self, _: &[AckToken]) -> Vec<Outcome<()>> {
+            Vec::new()
+        }
+        async fn extend(&self, _: &[AckToken], _: Duration) -> Vec<Outcome<()>> {
+            Vec::new()
+        }
+        async fn release(&self, _: &[(AckToken, Duration)]) -> Vec<Outcome<()>> {
+            Vec::new()
+        }
+        async fn reject(&self, _: &[(Received, String)]) -> Vec<Outcome<()>> {
+            Vec::new()
+        }
+        async fn send(&self, _: &[Outgoing]) -> Vec<Outcome<()>> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_whose_forwarding_nobody_confirmed_is_given_back_with_nothing_stored() {
+        let f = Fixture::new();
+        let ports = crate::Ports {
+            inbox_queue: f.queue.clone(),
+            email_queue: Mute,
+            inbox: f.inbox.clone(),
+            connections: f.connections.clone(),
+            sockets: f.sockets.clone(),
+            clock: f.clock.clone(),
+            entropy: recado_memory::SeededEntropy::new(7),
+        };
+        let event = both("1");
+        let answers = Dispatcher::new(ports, crate::DispatcherConfig::default()).handle(vec![received(event.to_json())]).await;
+        assert!(matches!(answers[..], [Disposition::Retry { .. }]), "{answers:?}");
         assert_eq!(f.entry("alice", &event), None);
     }
 

@@ -4,14 +4,11 @@
 
 use jiff::Timestamp;
 use recado_domain::event::{Channel, Event};
-use recado_domain::message::{ATTRIBUTE_CHANNELS, Attributes, InboxMessage, Replay, attempt_of};
+use recado_domain::message::{ATTRIBUTE_CHANNELS, Attributes, InboxMessage, Replay, attempt_of, short_reason};
 use recado_domain::ports::Received;
 use recado_runtime::consumer::Disposition;
 
 use crate::plan::EventMessage;
-
-/// What a reason may take of a dead letter, in bytes: it travels as an attribute and counts as the body does.
-const REASON_BYTES: usize = 1_000;
 
 /// A message that asks for a replay.
 #[derive(Debug)]
@@ -41,7 +38,7 @@ pub(crate) fn sort(messages: &[Received], now: Timestamp) -> Sorted {
         match InboxMessage::parse(message.body.as_bytes()) {
             Err(invalid) => {
                 count("invalid");
-                sorted.answers[at] = Some(Disposition::Reject { reason: shortened(invalid.to_string()) });
+                sorted.answers[at] = Some(Disposition::Reject { reason: short_reason(invalid.to_string()) });
             }
             Ok(InboxMessage::Replay(replay)) => sorted.replays.push(ReplayMessage { at, replay, attempt }),
             Ok(InboxMessage::Event(event)) if event.has_expired(now) => {
@@ -74,15 +71,6 @@ fn names_email(attributes: &Attributes) -> bool {
     channels.is_some_and(|channels| channels.iter().any(|channel| channel == "email"))
 }
 
-/// Cuts a reason at [`REASON_BYTES`]: an event may have many faults.
-fn shortened(mut reason: String) -> String {
-    if reason.len() > REASON_BYTES {
-        reason.truncate(reason.floor_char_boundary(REASON_BYTES));
-        reason.push('…');
-    }
-    reason
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,12 +82,6 @@ mod tests {
         for (text, named) in [("[\"inbox\",\"email\"]", true), ("[\"inbox\"]", false), ("email", false), ("{\"email\":1}", false)] {
             assert_eq!(names_email(&Attributes::from([(ATTRIBUTE_CHANNELS.to_owned(), text.to_owned())])), named, "{text}");
         }
-    }
-
-    #[test]
-    fn a_long_reason_is_cut_between_characters() {
-        let cut = shortened("é".repeat(REASON_BYTES));
-        assert!(cut.len() <= REASON_BYTES + '…'.len_utf8() && cut.ends_with("é…"));
     }
 
     #[tokio::test]

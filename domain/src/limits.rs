@@ -7,6 +7,8 @@ use std::time::Duration;
 /// A whole event as JSON, in bytes. SNS and SQS take 256 KiB a message, attributes included
 /// ("Amazon SNS endpoints and quotas", "Amazon SQS message quotas"); 2 KiB stay for the attributes.
 pub const EVENT_BYTES: usize = 254 * 1024;
+/// The reason of a dead letter, in bytes: it travels as an attribute, within the 2 KiB that [`EVENT_BYTES`] leaves for all of them.
+pub const REASON_BYTES: usize = 1_000;
 /// Entries of an SNS `PublishBatch` or an SQS batch call ("Amazon SQS message quotas").
 pub const AWS_BATCH_ENTRIES: usize = 10;
 /// Recipients of one event.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, InvalidEvent};
 use crate::ids::{ConnectionId, RecipientKey};
+use crate::limits::REASON_BYTES;
 
 /// The attribute with the event's `type`.
 pub const ATTRIBUTE_TYPE: &str = "type";
@@ -18,6 +19,15 @@ pub const ATTRIBUTE_TENANT: &str = "tenant";
 pub const ATTRIBUTE_ATTEMPT: &str = "recado_attempt";
 /// The attribute of a dead letter that says why.
 pub const ATTRIBUTE_REASON: &str = "recado_reason";
+
+/// A reason as a dead letter carries it: cut between characters where it is longer than [`REASON_BYTES`].
+pub fn short_reason(mut reason: String) -> String {
+    if reason.len() > REASON_BYTES {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES - '…'.len_utf8()));
+        reason.push('…');
+    }
+    reason
+}
 
 /// The attributes of a message by name.
 pub type Attributes = BTreeMap<String, String>;
@@ -91,6 +101,13 @@ impl InboxMessage {
 mod tests {
     use super::*;
     use crate::ids::{TenantId, UserId};
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let cut = short_reason("é".repeat(REASON_BYTES));
+        assert!(cut.len() <= REASON_BYTES && cut.ends_with("é…"), "{cut}");
+        assert_eq!(short_reason("short".to_owned()), "short");
+    }
 
     #[test]
     fn a_replay_reads_back() {

@@ -12,6 +12,7 @@ use leaky_bucket::RateLimiter;
 use recado_domain::event::{Channel, Event, Recipient};
 use recado_domain::failure::Failure;
 use recado_domain::ids::{DeliveryKey, RecipientKey, UserId};
+use recado_domain::message::short_reason;
 use recado_domain::ports::{Claim, Clock, Entropy, MailClaims, Mailer, Outcome, Received};
 use recado_runtime::consumer::{Disposition, Handler};
 use tokio::sync::Semaphore;
@@ -19,10 +20,6 @@ use tokio::sync::Semaphore;
 use crate::config::MailConfig;
 use crate::mime;
 use crate::template::Templates;
-
-/// A reason, in bytes: it travels as a message attribute, and 2 KiB are kept free for all of them
-/// ([`recado_domain::limits::EVENT_BYTES`]).
-const REASON_BYTES: usize = 1_000;
 
 /// What mailing needs of the world.
 #[derive(Debug)]
@@ -63,7 +60,7 @@ impl<M: Mailer, L: MailClaims, K: Clock, E: Entropy> EmailWorker<M, L, K, E> {
     async fn message(&self, message: Received) -> Disposition {
         let event = match Event::parse(message.body.as_bytes()) {
             Ok(event) => event,
-            Err(invalid) => return Disposition::Reject { reason: bounded(invalid.to_string()) },
+            Err(invalid) => return Disposition::Reject { reason: short_reason(invalid.to_string()) },
         };
         if !event.wants(Channel::Email) {
             return skip("channel");
@@ -212,27 +209,19 @@ fn settle(event: &Event, outcomes: Vec<Outcome<()>>) -> Disposition {
     let of = event.data().recipients.len();
     let failed = || format!("no mail to {} of {of} recipients: {}", never.len(), listed(&never));
     if later.is_empty() {
-        return if never.is_empty() { Disposition::Done } else { Disposition::Reject { reason: bounded(failed()) } };
+        return if never.is_empty() { Disposition::Done } else { Disposition::Reject { reason: short_reason(failed()) } };
     }
     let mut reason = format!("mail to {} of {of} recipients has to wait: {}", later.len(), listed(&later));
     if !never.is_empty() {
         // First, so that cutting a long reason never hides who failed for good.
         reason = format!("{}; {reason}", failed());
     }
-    Disposition::Retry { after, reason: bounded(reason) }
+    Disposition::Retry { after, reason: short_reason(reason) }
 }
 
 /// `alice (mailbox unknown), bob (throttled)`.
 fn listed(people: &[(&UserId, String)]) -> String {
     people.iter().map(|(user, reason)| format!("{user} ({reason})")).collect::<Vec<_>>().join(", ")
-}
-
-fn bounded(mut reason: String) -> String {
-    if reason.len() > REASON_BYTES {
-        reason.truncate(reason.floor_char_boundary(REASON_BYTES - '…'.len_utf8()));
-        reason.push('…');
-    }
-    reason
 }
 
 #[cfg(test)]
@@ -522,7 +511,7 @@ mod tests {
         }
         let event = Event::from_value(event).unwrap();
         let Disposition::Reject { reason } = settle(&event, vec![Err(Failure::permanent("no")); 100]) else { panic!("not rejected") };
-        assert!(reason.len() <= REASON_BYTES && reason.ends_with('…'), "{}", reason.len());
+        assert!(reason.len() <= recado_domain::limits::REASON_BYTES && reason.ends_with('…'), "{}", reason.len());
         assert!(reason.starts_with("no mail to 100 of 100 recipients: "), "{reason}");
     }
 }
