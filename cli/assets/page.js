@@ -1,6 +1,6 @@
 // The page a newcomer plays with: a small, honest client of the protocol (docs/protocol.md).
 const $ = (id) => document.getElementById(id);
-const SHOWN_LIMIT = 1000; // ids remembered, so that nothing is shown twice
+const ACK_LIMIT = 1000; // ids of one frame
 const SYNC_EVERY_MS = 8 * 60 * 1000; // below the 9 minutes of the protocol: keep-alive and repair
 const ANSWER_LATE_MS = 10 * 1000;
 
@@ -46,7 +46,8 @@ class Session {
     if (!this.online || code === 4409) return;
     const wait = Math.random() * Math.min(30000, 500 * 2 ** this.tries++);
     setTimeout(async () => {
-      try { if (code === 4401) this.token = (await post("/dev/token", { user: this.user })).token; } catch { /* the server is away: the next try asks again */ }
+      // A token that ended meanwhile is refused without a reason a page could see: ask for a new one each time.
+      try { this.token = (await post("/dev/token", { user: this.user })).token; } catch { /* the server is away: the next try asks again */ }
       this.connect();
     }, wait);
   }
@@ -60,7 +61,7 @@ class Session {
   }
 
   sync() {
-    const ack = [...this.toAck].slice(0, SHOWN_LIMIT);
+    const ack = [...this.toAck].slice(0, ACK_LIMIT);
     const request = String(++this.requests);
     if (!this.send({ type: "sync", request, since: this.stored.cursor, ack, client: "recado-page/1" })) return;
     ack.forEach((id) => this.toAck.delete(id));
@@ -104,7 +105,7 @@ class Session {
   ackSoon() {
     clearTimeout(this.acking);
     this.acking = setTimeout(() => {
-      const ids = [...this.toAck].slice(0, SHOWN_LIMIT);
+      const ids = [...this.toAck].slice(0, ACK_LIMIT);
       if (this.send({ type: "ack", ids })) ids.forEach((id) => this.toAck.delete(id));
     }, 1000);
   }

@@ -26,9 +26,6 @@ pub struct DeadLettersArgs {
     /// Whose dead letters.
     #[arg(long, global = true, value_enum, default_value_t = Which::Inbox)]
     queue: Which,
-    /// How many at the most.
-    #[arg(long, global = true, value_name = "NUMBER", default_value_t = 100)]
-    limit: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,7 +39,11 @@ enum Which {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Lists them, oldest first: id, when, type, and why.
-    List,
+    List {
+        /// How many at the most.
+        #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+        limit: usize,
+    },
     /// Shows one whole. It may hold personal data.
     Show {
         /// As `list` prints it.
@@ -72,15 +73,15 @@ pub fn run(args: DeadLettersArgs, json: bool) -> anyhow::Result<()> {
     };
     let letters = store.dead_letters(queue);
     runtime()?.block_on(async {
-        let done = act(&letters, args.command, args.limit, json).await;
+        let done = act(&letters, args.command, json).await;
         store.close().await;
         done
     })
 }
 
-async fn act(letters: &impl DeadLetters, action: Action, limit: usize, json: bool) -> anyhow::Result<()> {
+async fn act(letters: &impl DeadLetters, action: Action, json: bool) -> anyhow::Result<()> {
     match action {
-        Action::List => {
+        Action::List { limit } => {
             let found = letters.list(limit).await?;
             for letter in &found {
                 print_line(&if json { as_json(letter) } else { as_row(letter) })?;
@@ -96,9 +97,26 @@ async fn act(letters: &impl DeadLetters, action: Action, limit: usize, json: boo
             print_line(&if json { as_json(&letter) } else { as_card(&letter) })
         }
         Action::Redrive { ids, all } => {
-            let ids = if all { letters.list(limit).await?.into_iter().map(|letter| letter.id).collect() } else { ids };
-            redrive(letters, &ids, json).await
+            if all {
+                redrive_all(letters, json).await
+            } else {
+                redrive(letters, &ids, json).await
+            }
         }
+    }
+}
+
+/// Letters of one step of `--all`.
+const STEP: usize = 100;
+
+/// Step by step, so that a long queue needs no memory; a step that fails ends it, and leaves the rest where it is.
+async fn redrive_all(letters: &impl DeadLetters, json: bool) -> anyhow::Result<()> {
+    loop {
+        let ids: Vec<String> = letters.list(STEP).await?.into_iter().map(|letter| letter.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        redrive(letters, &ids, json).await?;
     }
 }
 

@@ -1,5 +1,6 @@
 //! `recado listen`: connects as a user and prints the frames that come, one a line.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use clap::Args;
 use futures_util::{SinkExt, StreamExt};
 use recado_domain::connection::SUBPROTOCOL;
 use recado_domain::ids::{TenantId, UserId};
+use recado_domain::limits::FRAME_IDS;
 use recado_domain::ports::Clock;
 use recado_runtime::system::SystemClock;
 use serde_json::{Value, json};
@@ -78,7 +80,7 @@ async fn listen(args: ListenArgs, json: bool) -> anyhow::Result<()> {
     if !json {
         complain("listening; Ctrl-C leaves");
     }
-    let mut state = State { since: args.since, to_ack: Vec::new(), syncs: 0, shown: 0 };
+    let mut state = State { since: args.since, ..State::default() };
     let mut sync_at = Instant::now();
     loop {
         tokio::select! {
@@ -88,9 +90,9 @@ async fn listen(args: ListenArgs, json: bool) -> anyhow::Result<()> {
             }
             message = socket.next() => match message {
                 Some(Ok(Message::Text(text))) => {
-                    let frame: Value = serde_json::from_str(&text).context("the server sent a frame that is not JSON")?;
-                    print_line(&if json { text.to_string() } else { readable(&frame) })?;
-                    state.saw(&frame);
+                    let mut frame: Value = serde_json::from_str(&text).context("the server sent a frame that is not JSON")?;
+                    state.take(&mut frame);
+                    print_line(&if json { frame.to_string() } else { readable(&frame) })?;
                     if args.count.is_some_and(|count| state.shown >= count) {
                         socket.close(None).await.ok();
                         return Ok(());
@@ -125,11 +127,14 @@ fn token(args: &ListenArgs) -> anyhow::Result<String> {
 }
 
 /// What a client remembers.
+#[derive(Default)]
 struct State {
     since: Option<String>,
     to_ack: Vec<String>,
     syncs: u64,
     shown: u64,
+    /// The ids shown last, oldest first: an answer overlaps with what was shown before (P2).
+    recent: VecDeque<String>,
 }
 
 impl State {
@@ -139,15 +144,32 @@ impl State {
         json!({ "type": "sync", "request": self.syncs.to_string(), "since": self.since, "ack": ack, "client": concat!("recado-cli/", env!("CARGO_PKG_VERSION")) }).to_string()
     }
 
-    fn saw(&mut self, frame: &Value) {
-        let items = frame["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-        self.shown += items.len() as u64;
-        // The most a `sync` may confirm; what is left out is shown again by a later answer, and confirmed then.
-        self.to_ack.extend(items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned)));
-        self.to_ack.truncate(recado_domain::limits::FRAME_IDS);
+    /// Remembers what a frame shows, and takes out what was shown before.
+    fn take(&mut self, frame: &mut Value) {
+        if let Some(items) = frame["items"].as_array_mut() {
+            let ids = items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned));
+            self.to_ack.extend(ids);
+            items.retain(|item| item["id"].as_str().is_none_or(|id| self.is_new(id)));
+            self.shown += items.len() as u64;
+        }
+        // The most a `sync` may confirm; what is left out stays pending, and is confirmed when it comes again.
+        self.to_ack.truncate(FRAME_IDS);
         if let Some(cursor) = frame["cursor"].as_str() {
             self.since = Some(cursor.to_owned());
         }
+    }
+}
+
+impl State {
+    fn is_new(&mut self, id: &str) -> bool {
+        if self.recent.iter().any(|recent| recent == id) {
+            return false;
+        }
+        if self.recent.len() == FRAME_IDS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(id.to_owned());
+        true
     }
 }
 
@@ -193,10 +215,20 @@ mod tests {
 
     #[test]
     fn what_was_shown_is_confirmed_by_the_next_sync() {
-        let mut state = State { since: None, to_ack: Vec::new(), syncs: 0, shown: 0 };
-        state.saw(&json!({ "items": [{ "id": "a" }], "cursor": "c" }));
+        let mut state = State::default();
+        state.take(&mut json!({ "items": [{ "id": "a" }], "cursor": "c" }));
         let sync: Value = serde_json::from_str(&state.sync()).unwrap();
         assert_eq!((&sync["ack"], &sync["since"]), (&json!(["a"]), &json!("c")));
         assert!(state.to_ack.is_empty());
+    }
+
+    #[test]
+    fn what_was_shown_is_not_shown_again_and_confirmed_all_the_same() {
+        let mut state = State::default();
+        state.take(&mut json!({ "items": [{ "id": "a" }] }));
+        let mut overlap = json!({ "items": [{ "id": "a" }, { "id": "b" }] });
+        state.take(&mut overlap);
+        assert_eq!(overlap["items"], json!([{ "id": "b" }]));
+        assert_eq!((state.shown, state.to_ack.len()), (2, 3));
     }
 }

@@ -1,20 +1,17 @@
 //! `recado publish`: events from flags, a file, or standard input as JSON lines, to a running Recado.
 
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jiff::Timestamp;
-use recado_domain::event::{Channel, Data, Document, Event, Recipient, SPEC_VERSION};
+use recado_domain::event::{Event, Recipient};
 use recado_domain::ids::{TenantId, UserId};
 use recado_domain::limits;
-use recado_domain::ports::{Clock, Entropy, EventBus};
-use recado_domain::position::Position;
-use recado_producer::{HttpBus, Producer};
-use recado_runtime::system::{SystemClock, SystemEntropy};
+use recado_domain::ports::EventBus;
+use recado_producer::{HttpBus, Notify, Producer};
 use serde_json::json;
 
 use super::{complain, print_line, runtime};
@@ -71,8 +68,8 @@ pub struct PublishArgs {
 const CHUNK: usize = 100;
 /// The longest line that is read: an event, and room for how it is spaced.
 const LINE_BYTES: u64 = 2 * limits::EVENT_BYTES as u64;
-/// From so many events on, a terminal shows a bar.
-const BAR_FROM: u64 = 200;
+/// From so many bytes on, a terminal shows a bar: a few hundred events.
+const LONG_BYTES: u64 = 64 * 1024;
 
 /// Publishes, and prints what came of each event.
 ///
@@ -100,12 +97,12 @@ struct Publisher<B> {
 impl<B: EventBus> Publisher<B> {
     async fn run(mut self, args: PublishArgs) -> anyhow::Result<()> {
         match &args.file {
-            None => self.publish(vec![(1, from_flags(args))], &ProgressBar::hidden()).await?,
+            None => self.publish(vec![(1, Ok(from_flags(args)?))], &ProgressBar::hidden()).await?,
             Some(file) if file.as_os_str() == "-" => self.lines(std::io::stdin().lock(), None).await?,
             Some(file) => {
                 let opened = std::fs::File::open(file).with_context(|| format!("--file {}", file.display()))?;
                 let bytes = opened.metadata().map(|meta| meta.len()).ok();
-                self.lines(BufReader::new(opened), bytes).await?;
+                self.lines(opened, bytes).await?;
             }
         }
         match self.tally {
@@ -114,36 +111,34 @@ impl<B: EventBus> Publisher<B> {
         }
     }
 
-    /// Reads line by line: memory stays flat however long the input is.
-    async fn lines(&mut self, mut from: impl BufRead, bytes: Option<u64>) -> anyhow::Result<()> {
+    /// Reads line by line, and publishes what is there: memory stays flat however long the input is, and nothing waits
+    /// in a pipe that is slow.
+    async fn lines(&mut self, from: impl Read, bytes: Option<u64>) -> anyhow::Result<()> {
         let bar = bar(bytes);
+        let mut lines = Lines::new(from);
         let mut chunk = Vec::with_capacity(CHUNK);
-        let mut number = 0;
-        loop {
-            let mut line = Vec::new();
-            let read = std::io::Read::take(&mut from, LINE_BYTES).read_until(b'\n', &mut line)? as u64;
-            if read == 0 {
-                break;
+        let ended = loop {
+            let line = match lines.next() {
+                Ok(Some(line)) => line,
+                // What was read before is published all the same.
+                ended => break ended.map(drop),
+            };
+            bar.inc(if bytes.is_some() { line.bytes } else { 1 });
+            match line.content {
+                Ok(Some(content)) => chunk.push((line.number, Event::parse(&content).map_err(anyhow::Error::from))),
+                Ok(None) => {}
+                Err(problem) => chunk.push((line.number, Err(problem))),
             }
-            number += 1;
-            bar.inc(if bytes.is_some() { read } else { 1 });
-            if read == LINE_BYTES && line.last() != Some(&b'\n') {
-                bail!("line {number} is longer than {LINE_BYTES} bytes; send one event a line");
-            }
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            chunk.push((number, Event::parse(&line).map_err(anyhow::Error::from)));
-            if chunk.len() == CHUNK {
+            if chunk.len() == CHUNK || lines.would_wait() {
                 self.publish(std::mem::take(&mut chunk), &bar).await?;
             }
-        }
+        };
         self.publish(chunk, &bar).await?;
         bar.finish_and_clear();
         if !self.json {
             print_line(&format!("{} accepted, {} refused", self.tally.accepted, self.tally.refused))?;
         }
-        Ok(())
+        ended.context("the input cannot be read to its end")
     }
 
     /// A chunk: what is valid goes out, and each event's answer is printed in order.
@@ -157,7 +152,7 @@ impl<B: EventBus> Publisher<B> {
                     Some(Err(error)) => Err(error.to_string()),
                     None => Err("the server did not answer for it".to_owned()),
                 },
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(format!("{error:#}")),
             };
             bar.suspend(|| self.report(line, answer))?;
         }
@@ -189,9 +184,51 @@ impl<B: EventBus> Publisher<B> {
     }
 }
 
+/// A line of the input.
+struct Line {
+    /// From 1.
+    number: u64,
+    /// How much was read for it.
+    bytes: u64,
+    /// Nothing where it is blank; what is wrong where it is too long.
+    content: anyhow::Result<Option<Vec<u8>>>,
+}
+
+struct Lines<R> {
+    from: BufReader<R>,
+    number: u64,
+}
+
+impl<R: Read> Lines<R> {
+    fn new(from: R) -> Self {
+        Self { from: BufReader::with_capacity(64 * 1024, from), number: 0 }
+    }
+
+    /// Whether the next line has to be waited for.
+    fn would_wait(&self) -> bool {
+        self.from.buffer().is_empty()
+    }
+
+    fn next(&mut self) -> std::io::Result<Option<Line>> {
+        let mut line = Vec::new();
+        let mut bytes = (&mut self.from).take(LINE_BYTES).read_until(b'\n', &mut line)? as u64;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let content = if bytes == LINE_BYTES && !line.ends_with(b"\n") {
+            bytes += self.from.skip_until(b'\n')? as u64;
+            Err(anyhow!("the line is {bytes} bytes, the limit is {LINE_BYTES}; send one event a line"))
+        } else {
+            Ok((!line.trim_ascii().is_empty()).then_some(line))
+        };
+        Ok(Some(Line { number: self.number, bytes, content }))
+    }
+}
+
 /// A bar on a terminal for what is long; hidden otherwise.
 fn bar(bytes: Option<u64>) -> ProgressBar {
-    let long = bytes.is_none_or(|bytes| bytes > BAR_FROM * 300);
+    let long = bytes.is_none_or(|bytes| bytes > LONG_BYTES);
     if !long || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -211,36 +248,69 @@ fn from_flags(args: PublishArgs) -> anyhow::Result<Event> {
     if args.email.len() > args.to.len() {
         bail!("--email is given {} times and --to {} times; give each address after its recipient", args.email.len(), args.to.len());
     }
-    let payload = args.payload.map(|text| serde_json::from_str(&text)).transpose().context("--payload is not JSON")?;
-    let channels = if args.email.is_empty() { vec![Channel::Inbox] } else { vec![Channel::Inbox, Channel::Email] };
+    let mut event = Notify::new(args.source, args.event_type).tenant(args.tenant.as_str());
+    if !args.email.is_empty() {
+        event = event.with_email();
+    }
     let mut addresses = args.email.into_iter();
-    let recipients = args.to.into_iter().map(|id| Recipient { email: addresses.next(), ..Recipient::new(id) }).collect();
-    let now = SystemClock.now();
-    let data = Data {
-        tenant: args.tenant,
-        recipients,
-        channels,
-        category: args.category,
-        title: args.title,
-        body: args.body,
-        url: args.url,
-        payload,
-        expires_at: None,
-    };
-    let document = Document {
-        specversion: SPEC_VERSION.to_owned(),
-        id: args.id.unwrap_or_else(|| fresh_id(now)),
-        source: args.source,
-        event_type: args.event_type,
-        time: Some(now),
-        datacontenttype: None,
-        traceparent: None,
-        data,
-    };
-    Ok(Event::check(document)?)
+    event = event.recipients(args.to.into_iter().map(|id| Recipient { email: addresses.next(), ..Recipient::new(id) }));
+    event = set(event, args.id, Notify::id);
+    event = set(event, args.category, Notify::category);
+    event = set(event, args.title, Notify::title);
+    event = set(event, args.body, Notify::body);
+    event = set(event, args.url, Notify::url);
+    if let Some(text) = args.payload {
+        let payload: serde_json::Value = serde_json::from_str(&text).context("--payload is not JSON")?;
+        event = event.payload(&payload);
+    }
+    Ok(event.build()?)
 }
 
-fn fresh_id(now: Timestamp) -> String {
-    let random = u128::from(SystemEntropy.next_u64()) << 64 | u128::from(SystemEntropy.next_u64());
-    Position::new(now, random).to_string()
+fn set(event: Notify, given: Option<String>, setter: impl FnOnce(Notify, String) -> Notify) -> Notify {
+    match given {
+        Some(text) => setter(event, text),
+        None => event,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Vec<(u64, Result<Option<String>, String>)> {
+        let mut lines = Lines::new(text.as_bytes());
+        let mut read = Vec::new();
+        while let Some(Line { number, content, .. }) = lines.next().unwrap() {
+            let content = content.map(|bytes| bytes.map(|bytes| String::from_utf8(bytes).unwrap()));
+            read.push((number, content.map_err(|error| error.to_string())));
+        }
+        read
+    }
+
+    #[test]
+    fn lines_are_counted_and_empty_ones_hold_no_event() {
+        assert_eq!(read("a\n\n b"), [(1, Ok(Some("a\n".to_owned()))), (2, Ok(None)), (3, Ok(Some(" b".to_owned())))]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_and_the_next_one_is_read() {
+        let read = read(&format!("{}\nnext\n", "x".repeat(3 * LINE_BYTES as usize)));
+        assert!(matches!(&read[0], (1, Err(problem)) if problem.contains("the limit is")), "{:?}", read[0].0);
+        assert_eq!(read[1..], [(2, Ok(Some("next\n".to_owned())))]);
+    }
+
+    #[test]
+    fn more_addresses_than_recipients_are_refused() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Only {
+            #[command(flatten)]
+            args: PublishArgs,
+        }
+        let parse = |args: &[&str]| from_flags(Only::try_parse_from([&["publish"], args].concat()).unwrap().args);
+        let error = parse(&["--to", "alice", "--email", "a@example.com", "--email", "b@example.com"]).unwrap_err();
+        assert!(error.to_string().contains("--email is given 2 times"), "{error}");
+        let event = parse(&["--to", "alice", "--to", "bob", "--title", "hello"]).unwrap();
+        assert_eq!((event.data().recipients.len(), event.data().title.as_deref()), (2, Some("hello")));
+    }
 }
