@@ -14,12 +14,13 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use recado_dispatcher::{Dispatcher, DispatcherConfig};
 use recado_domain::ids::{TenantId, UserId};
-use recado_domain::ports::Clock;
+use recado_domain::ports::{Clock, Queue};
 use recado_email_worker::EmailWorker;
 use recado_embedded::Store;
 use recado_embedded::sockets::{self, Door, OpenSockets, Origins, SocketOptions};
 use recado_http_api::{EventsState, InboxState, PublishKeys};
 use recado_runtime::auth::DevelopmentKey;
+use recado_runtime::backoff::RetrySchedule;
 use recado_runtime::consumer::{ConsumerConfig, Drained, Handler, consume};
 use recado_runtime::system::{SystemClock, SystemEntropy};
 use tokio::net::TcpListener;
@@ -31,7 +32,7 @@ use tower_http::timeout::TimeoutLayer;
 use url::Url;
 
 use super::post::Prepared;
-use super::routes::{Bearer, SocketRoutes};
+use super::routes::SocketRoutes;
 use super::settings::Settings;
 use super::status::{self, Check, Measure, Status};
 use super::tokens::{self, Verifier};
@@ -43,6 +44,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const SPARE_CONNECTIONS: usize = 512;
 /// Open files that are no connections: the database's, templates, logs.
 const SPARE_FILES: usize = 128;
+/// A mail server may be away for an evening: 1 s doubling to half an hour, 24 tries, at most about seven hours.
+const MAIL_RETRY: RetrySchedule = RetrySchedule { base: Duration::from_secs(1), cap: Duration::from_secs(1800), max_attempts: 24 };
 /// How often what has ended is deleted, and how much of it in one transaction.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
 const COLLECT_AT_ONCE: usize = 500;
@@ -156,7 +159,7 @@ fn application(
         sockets: sockets.clone(),
     };
     let inbox = InboxState {
-        auth: Arc::new(Bearer(verifier.clone())),
+        auth: verifier.clone(),
         inbox: Arc::new(store.inbox()),
         connections: Arc::new(store.connections()),
         sockets: Arc::new(sockets.clone()),
@@ -208,7 +211,7 @@ impl Work<'_> {
             clock: SystemClock,
             entropy: SystemEntropy,
         };
-        self.consume("inbox", store.inbox_queue(), Dispatcher::new(ports, DispatcherConfig::default()))
+        self.consume("inbox", store.inbox_queue(), Dispatcher::new(ports, DispatcherConfig::default()), RetrySchedule::default())
     }
 
     fn mail(&self, store: &Store, mail: Prepared) -> JoinHandle<Option<Drained>> {
@@ -219,11 +222,11 @@ impl Work<'_> {
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
         };
-        self.consume("email", store.email_queue(), EmailWorker::new(ports, templates, config))
+        self.consume("email", store.email_queue(), EmailWorker::new(ports, templates, config), MAIL_RETRY)
     }
 
-    fn consume<Q: recado_domain::ports::Queue, H: Handler>(&self, name: &'static str, queue: Q, handler: H) -> JoinHandle<Option<Drained>> {
-        let config = ConsumerConfig { drain: self.settings.drain_deadline.mul_f64(0.5), ..ConsumerConfig::named(name) };
+    fn consume<Q: Queue, H: Handler>(&self, name: &'static str, queue: Q, handler: H, retry: RetrySchedule) -> JoinHandle<Option<Drained>> {
+        let config = ConsumerConfig { retry, drain: self.settings.drain_deadline.mul_f64(0.5), ..ConsumerConfig::named(name) };
         let consuming = consume(Arc::new(queue), Arc::new(handler), Arc::new(SystemEntropy), config, self.stop.clone());
         watched(name, self.stop.clone(), self.failure.clone(), consuming)
     }

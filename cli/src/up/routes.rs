@@ -5,11 +5,9 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use recado_domain::ids::{ConnectionId, RecipientKey};
+use recado_domain::ids::ConnectionId;
 use recado_embedded::sockets::{Accepted, OpenSockets, Opening, Refusal, Routes};
 use recado_embedded::{StoredConnections, StoredInbox, StoredQueue};
-use recado_http_api::{AuthError, Authenticate};
-use recado_runtime::auth::TokenError;
 use recado_runtime::system::{SystemClock, SystemEntropy};
 use recado_ws_handlers::{ConnectPorts, ConnectRequest, MessagePorts, REPLAY_DELAY};
 
@@ -60,19 +58,6 @@ impl Routes for SocketRoutes {
     async fn on_disconnect(&self, id: &ConnectionId) {
         if let Err(failure) = recado_ws_handlers::disconnect(&self.connections, id).await {
             tracing::warn!(connection = %id, reason = failure.reason(), "a connection was not forgotten; a post that answers gone removes it");
-        }
-    }
-}
-
-/// Bearer tokens of the HTTP API: the same as those of sockets.
-pub(super) struct Bearer(pub(super) Arc<Verifier>);
-
-impl Authenticate for Bearer {
-    async fn authenticate(&self, token: &str) -> Result<RecipientKey, AuthError> {
-        match self.0.verify(token).await {
-            Ok(identity) => Ok(identity.recipient),
-            Err(TokenError::Unavailable) => Err(AuthError::Unavailable),
-            Err(_) => Err(AuthError::Invalid),
         }
     }
 }
