@@ -3,13 +3,28 @@
 //! Must not know: the contracts.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use jiff::Timestamp;
-use recado_domain::ports::{Clock, Connections, DeadLetters, EventBus, Inbox, MailClaims, Queue};
-use recado_embedded::{QueueName, Store, StoredBus, StoredClaims, StoredConnections, StoredDeadLetters, StoredInbox, StoredQueue};
-use recado_memory::{ManualClock, MemoryBus, MemoryClaims, MemoryConnections, MemoryInbox, MemoryQueue, SeededEntropy};
+use recado_domain::ids::ConnectionId;
+use recado_domain::ports::{Clock, Connections, DeadLetters, EventBus, Inbox, MailClaims, Mailer, Queue, Sockets};
+use recado_embedded::mailbox::PAGE_MAILS;
+use recado_embedded::sockets::{Accepted, OpenSockets, Opening, Refusal, Routes, SocketOptions};
+use recado_embedded::{Mailbox, QueueName, Store, StoredBus, StoredClaims, StoredConnections, StoredDeadLetters, StoredInbox, StoredQueue};
+use recado_memory::{
+    ManualClock, MemoryBus, MemoryClaims, MemoryConnections, MemoryInbox, MemoryMailer, MemoryQueue, MemorySockets, SeededEntropy,
+};
+use recado_runtime::system::SystemClock;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, mpsc};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::harness::{DEADLINE, eventually};
 
 /// The ports of one deployment that nobody else uses.
 pub trait Backend: Sized {
@@ -25,6 +40,12 @@ pub trait Backend: Sized {
     type Connections: Connections;
     /// See [`MailClaims`].
     type Claims: MailClaims;
+    /// See [`Mailer`].
+    type Mailer: Mailer;
+    /// See [`Sockets`].
+    type Sockets: Sockets;
+    /// The other end of an open socket.
+    type Peer: Peer;
 
     /// Starts an empty one.
     fn fresh() -> impl Future<Output = Self>;
@@ -55,6 +76,33 @@ pub trait Backend: Sized {
 
     /// Who sends which mail.
     fn claims(&self) -> &Self::Claims;
+
+    /// Hands mail over.
+    fn mailer(&self) -> &Self::Mailer;
+
+    /// Everything that was handed over, oldest first.
+    fn mails(&self) -> impl Future<Output = Vec<Mail>>;
+
+    /// The open sockets.
+    fn sockets(&self) -> &Self::Sockets;
+
+    /// Opens a socket.
+    fn connect(&self) -> impl Future<Output = (ConnectionId, Self::Peer)>;
+}
+
+/// A mail's sender, recipient and message.
+pub type Mail = (String, String, Vec<u8>);
+
+/// A client at the other end of a socket. Waits for what it is asked for, as long as a test may.
+pub trait Peer {
+    /// The next frames.
+    fn frames(&mut self, count: usize) -> impl Future<Output = Vec<String>>;
+
+    /// The code it is closed with.
+    fn closed(&mut self) -> impl Future<Output = u16>;
+
+    /// Goes away.
+    fn leave(self) -> impl Future<Output = ()>;
 }
 
 /// Everything in memory.
@@ -66,6 +114,33 @@ pub struct Memory {
     inbox: MemoryInbox,
     connections: MemoryConnections,
     claims: MemoryClaims,
+    mailer: MemoryMailer,
+    sockets: MemorySockets,
+    opened: AtomicU64,
+}
+
+/// A socket in memory.
+pub struct MemoryPeer {
+    sockets: MemorySockets,
+    id: ConnectionId,
+    taken: usize,
+}
+
+impl Peer for MemoryPeer {
+    async fn frames(&mut self, count: usize) -> Vec<String> {
+        let frames = self.sockets.frames(&self.id);
+        let taken = self.taken..self.taken + count;
+        self.taken = taken.end;
+        frames.get(taken).expect("a post in memory arrives at once").to_vec()
+    }
+
+    async fn closed(&mut self) -> u16 {
+        self.sockets.closed(&self.id).expect("a close in memory arrives at once").code()
+    }
+
+    async fn leave(self) {
+        self.sockets.vanish(&self.id);
+    }
 }
 
 impl Backend for Memory {
@@ -75,6 +150,9 @@ impl Backend for Memory {
     type Inbox = MemoryInbox;
     type Connections = MemoryConnections;
     type Claims = MemoryClaims;
+    type Mailer = MemoryMailer;
+    type Sockets = MemorySockets;
+    type Peer = MemoryPeer;
 
     async fn fresh() -> Self {
         let (clock, entropy) = (ManualClock::default(), SeededEntropy::new(7));
@@ -85,6 +163,9 @@ impl Backend for Memory {
             inbox: MemoryInbox::new(clock.clone(), entropy.clone()),
             connections: MemoryConnections::new(clock.clone()),
             claims: MemoryClaims::new(clock.clone()),
+            mailer: MemoryMailer::new(),
+            sockets: MemorySockets::new(),
+            opened: AtomicU64::new(0),
             inbox_queue,
             email_queue,
             clock,
@@ -126,6 +207,25 @@ impl Backend for Memory {
     fn claims(&self) -> &MemoryClaims {
         &self.claims
     }
+
+    fn mailer(&self) -> &MemoryMailer {
+        &self.mailer
+    }
+
+    async fn mails(&self) -> Vec<Mail> {
+        self.mailer.sent().into_iter().map(|mail| (mail.from, mail.to, mail.message)).collect()
+    }
+
+    fn sockets(&self) -> &MemorySockets {
+        &self.sockets
+    }
+
+    async fn connect(&self) -> (ConnectionId, MemoryPeer) {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let id = ConnectionId::new(format!("socket-{number}=")).expect("a short id");
+        self.sockets.open(&id);
+        (id.clone(), MemoryPeer { sockets: self.sockets.clone(), id, taken: 0 })
+    }
 }
 
 /// Everything in a folder, on a clock that stands still.
@@ -138,7 +238,61 @@ pub struct Embedded {
     inbox: StoredInbox,
     connections: StoredConnections,
     claims: StoredClaims,
+    mailbox: Mailbox,
+    sockets: OpenSockets,
+    /// Where the socket server listens.
+    address: SocketAddr,
+    /// The names of connections, in the order in which they were accepted.
+    accepted: Mutex<mpsc::UnboundedReceiver<ConnectionId>>,
     _folder: tempfile::TempDir,
+}
+
+/// Accepts whoever comes, and says how the server named them.
+struct AcceptAll(mpsc::UnboundedSender<ConnectionId>);
+
+impl Routes for AcceptAll {
+    async fn on_connect(&self, opening: &Opening) -> Result<Accepted, Refusal> {
+        self.0.send(opening.connection.clone()).expect("the backend is there");
+        Ok(Accepted { token_expires_at: SystemClock.now() + Duration::from_secs(3600) })
+    }
+
+    async fn on_message(&self, _: &ConnectionId, _: &str) {}
+
+    async fn on_disconnect(&self, _: &ConnectionId) {}
+}
+
+/// A WebSocket client.
+pub struct SocketPeer(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl SocketPeer {
+    async fn next(&mut self) -> Message {
+        let next = tokio::time::timeout(DEADLINE, self.0.next()).await.expect("something comes in time");
+        next.expect("the socket is open").expect("the socket works")
+    }
+}
+
+impl Peer for SocketPeer {
+    async fn frames(&mut self, count: usize) -> Vec<String> {
+        let mut frames = Vec::with_capacity(count);
+        while frames.len() < count {
+            if let Message::Text(text) = self.next().await {
+                frames.push(text.to_string());
+            }
+        }
+        frames
+    }
+
+    async fn closed(&mut self) -> u16 {
+        loop {
+            if let Message::Close(close) = self.next().await {
+                return close.expect("the server says why").code.into();
+            }
+        }
+    }
+
+    async fn leave(mut self) {
+        self.0.close(None).await.expect("the socket is open");
+    }
 }
 
 impl Backend for Embedded {
@@ -148,10 +302,20 @@ impl Backend for Embedded {
     type Inbox = StoredInbox;
     type Connections = StoredConnections;
     type Claims = StoredClaims;
+    type Mailer = Mailbox;
+    type Sockets = OpenSockets;
+    type Peer = SocketPeer;
 
     async fn fresh() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let clock = ManualClock::default();
+        let sockets = OpenSockets::new(SocketOptions::default());
+        let (accept, accepted) = mpsc::unbounded_channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("the port is known");
+        let app = recado_embedded::sockets::router(sockets.clone(), Arc::new(AcceptAll(accept)));
+        // Ends with the runtime of the test.
+        tokio::spawn(async move { axum::serve(listener, app).await });
         let store = Store::open(folder.path(), Arc::new(clock.clone()), Arc::new(SeededEntropy::new(7))).expect("an empty folder opens");
         Self {
             bus: store.bus(),
@@ -161,6 +325,10 @@ impl Backend for Embedded {
             inbox: store.inbox(),
             connections: store.connections(),
             claims: store.claims(),
+            mailbox: store.mailbox(),
+            sockets,
+            address,
+            accepted: Mutex::new(accepted),
             clock,
             _folder: folder,
         }
@@ -200,5 +368,34 @@ impl Backend for Embedded {
 
     fn claims(&self) -> &StoredClaims {
         &self.claims
+    }
+
+    fn mailer(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    async fn mails(&self) -> Vec<Mail> {
+        let mut mails = Vec::new();
+        for listed in self.mailbox.list(None, PAGE_MAILS).await.expect("the mailbox answers").into_iter().rev() {
+            let mail = self.mailbox.get(listed.id).await.expect("the mailbox answers").expect("it was listed");
+            mails.push((mail.from, mail.summary.to, mail.message));
+        }
+        mails
+    }
+
+    fn sockets(&self) -> &OpenSockets {
+        &self.sockets
+    }
+
+    async fn connect(&self) -> (ConnectionId, SocketPeer) {
+        // One at a time, so that the name that comes is the one of this socket.
+        let mut accepted = self.accepted.lock().await;
+        let open = self.sockets.count();
+        let (socket, _) = connect_async(format!("ws://{}/ws", self.address)).await.expect("the server accepts");
+        let id = accepted.recv().await.expect("the server runs");
+        // The answer to the upgrade leaves before the socket is entered.
+        let entered = async || Ok((self.sockets.count() > open).then_some(()));
+        eventually("the socket is open", entered).await.expect("it opens");
+        (id, SocketPeer(socket))
     }
 }

@@ -10,10 +10,12 @@ pub mod connections;
 pub mod dead_letters;
 pub mod inbox;
 pub mod mail_claims;
+pub mod mailer;
 pub mod queue;
 mod samples;
+pub mod sockets;
 
-pub use backend::{Backend, Embedded, Memory};
+pub use backend::{Backend, Embedded, Mail, Memory, Peer};
 
 /// Makes a module of tests that run every contract on a fresh backend each:
 /// `contract_suite!(memory: recado_tests::contracts::Memory);`
@@ -127,6 +129,22 @@ macro_rules! contract_suite {
                 a_sent_mail_is_not_abandoned,
                 claims_do_not_reach_into_each_other,
             );
+            $crate::contract_tests!(
+                mailer:
+                a_mail_is_handed_over_byte_for_byte,
+                each_mail_has_an_id_of_its_own,
+                what_is_sent_twice_leaves_twice,
+            );
+            $crate::contract_tests!(
+                sockets:
+                a_post_to_a_socket_that_never_opened_is_gone,
+                frames_arrive_in_the_order_of_their_posts,
+                a_frame_at_the_limit_arrives_and_a_larger_one_is_a_permanent_failure,
+                a_socket_that_was_closed_is_gone_and_its_client_was_told_why,
+                closing_what_is_gone_is_no_failure,
+                a_client_that_left_is_gone,
+                sockets_do_not_reach_into_each_other,
+            );
         }
     };
 }
@@ -159,6 +177,8 @@ mod tests {
             include_str!("inbox.rs"),
             include_str!("connections.rs"),
             include_str!("mail_claims.rs"),
+            include_str!("mailer.rs"),
+            include_str!("sockets.rs"),
         ];
         let names = ports.iter().flat_map(|source| source.split("pub async fn ").skip(1)).filter_map(|rest| rest.split('<').next());
         let missing: Vec<_> = names.filter(|name| !suite.contains(&format!(" {name},\n"))).collect();
