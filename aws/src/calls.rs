@@ -1,0 +1,1 @@
+//! Counts the calls that clients make, by operation.

@@ -1,0 +1,1 @@
+//! Inboxes, connections and claims in one DynamoDB table.

@@ -1,0 +1,16 @@
+//! The ports on AWS: SNS, SQS, DynamoDB, API Gateway and SES.
+//!
+//! The only library of the house that knows an AWS SDK. Must not know: any rule of delivery.
+
+pub mod calls;
+mod clients;
+pub mod dynamo;
+pub mod failure;
+#[cfg(feature = "lambda")]
+pub mod lambda;
+mod ses;
+pub mod settings;
+pub mod skew;
+mod sns;
+mod sockets;
+mod sqs;

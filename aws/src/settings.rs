@@ -1,0 +1,1 @@
+//! What a process on AWS reads from its environment.

@@ -1,0 +1,1 @@
+//! Open sockets behind API Gateway.

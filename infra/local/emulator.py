@@ -1,0 +1,131 @@
+"""Starts ministack, an emulator of AWS, on a free port of this machine; prints one line of JSON when it answers.
+
+    python emulator.py --state DIR [--port N] [--auth]
+
+What it adds to ministack:
+
+* nothing waits for a delayed acknowledgement of TCP (40 ms a Lambda call otherwise);
+* the clock of SQS can be set forward for one account, so that tests of leases and delays wait for nothing:
+  POST /_recado/advance {"account": "000000000001", "seconds": 3600}.
+
+It ends with its parent's standard input, so that nothing is left over when whoever started it is killed.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import socketserver
+import sys
+import threading
+import time
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="Starts an emulator of AWS on this machine.")
+    parser.add_argument("--state", required=True, type=pathlib.Path, help="a folder of its own; made when it is missing")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--auth", action="store_true", help="enforce IAM")
+    parser.add_argument("--log-level", default="WARNING")
+    return parser.parse_args()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def configure(state, port, auth, log_level):
+    """Settings that ministack reads while it is imported."""
+    state.mkdir(parents=True, exist_ok=True)
+    temporary = state / "tmp"
+    temporary.mkdir(exist_ok=True)
+    os.environ.update(
+        BIND_HOST="127.0.0.1",
+        GATEWAY_PORT=str(port),
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
+        STATE_DIR=str(state),
+        TMPDIR=str(temporary),
+        SFTP_ENABLED="0",
+        IOT_MTLS_ENABLED="0",
+        LOG_LEVEL=log_level,
+    )
+    if auth:
+        os.environ["AUTH"] = "true"
+
+
+class ShiftedTime:
+    """The module `time` with a clock that runs ahead for some accounts."""
+
+    def __init__(self, account_of_request):
+        self._account_of_request = account_of_request
+        self._ahead = {}
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+    def time(self):
+        return time.time() + self._ahead.get(self._account_of_request(), 0.0)
+
+    def advance(self, account, seconds):
+        self._ahead[account] = self._ahead.get(account, 0.0) + seconds
+
+
+def with_advance(app, clock):
+    """Answers POST /_recado/advance, and passes everything else on."""
+
+    async def wrapped(scope, receive, send):
+        if scope["type"] != "http" or scope["path"] != "/_recado/advance":
+            return await app(scope, receive, send)
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        wanted = json.loads(body)
+        clock.advance(wanted["account"], float(wanted["seconds"]))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return wrapped
+
+
+def end_with_parent():
+    """The parent holds the other end of standard input: when that closes, the parent is gone."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def announce(port):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            print(json.dumps({"ready": True, "endpoint": f"http://127.0.0.1:{port}"}), flush=True)
+            return
+        time.sleep(0.05)
+
+
+def main():
+    given = arguments()
+    port = given.port or free_port()
+    configure(given.state.resolve(), port, given.auth, given.log_level)
+    socketserver.StreamRequestHandler.disable_nagle_algorithm = True
+
+    import ministack.app
+    from ministack.core.responses import get_account_id
+    from ministack.services import sqs
+
+    sqs.time = ShiftedTime(get_account_id)
+    ministack.app.app = with_advance(ministack.app.app, sqs.time)
+    sys.argv = sys.argv[:1]
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=announce, args=(port,), daemon=True).start()
+    ministack.app.main()
+
+
+if __name__ == "__main__":
+    main()
