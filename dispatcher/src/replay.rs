@@ -149,7 +149,7 @@ async fn hand_over<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, con
     let marks = inbox.marks(recipient).await?;
     let (mut after, mut lowest) = (Position::MIN, None);
     loop {
-        let page = inbox.pending(recipient, after, limits::PAGE_ENTRIES).await?;
+        let page = inbox.pending(recipient, marks, after, limits::PAGE_ENTRIES).await?;
         lowest = lowest.or_else(|| page.entries.first().map(|entry| entry.position));
         match post_frames(room, recipient, connection, &page.entries, &live_frames(&page.entries)).await {
             End::Delivered => {}

@@ -134,6 +134,8 @@ pub struct Page {
     pub more: bool,
     /// Where the query goes on: what to pass next. Set when `more` is.
     pub next: Option<Position>,
+    /// The user's marks as this page was read with them, so that nobody has to ask for them again.
+    pub marks: Marks,
 }
 
 /// What a page of [`Inbox::page`] holds.
@@ -202,8 +204,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// Entries above `after`, ascending; at most [`crate::limits::PAGE_ENTRIES`].
     fn since(&self, recipient: &RecipientKey, after: Position, limit: usize) -> impl Future<Output = Outcome<Page>> + Send;
 
-    /// Pending entries (not acknowledged) above `after`, and not below `pending_from`, ascending; at most [`crate::limits::PAGE_ENTRIES`] (R7).
-    fn pending(&self, recipient: &RecipientKey, after: Position, limit: usize) -> impl Future<Output = Outcome<Page>> + Send;
+    /// Pending entries (not acknowledged) above `after`, and not below `pending_from` of `marks`, ascending; at most
+    /// [`crate::limits::PAGE_ENTRIES`] (R7). `marks` are this user's, read before: older ones only make it read more.
+    fn pending(&self, recipient: &RecipientKey, marks: Marks, after: Position, limit: usize) -> impl Future<Output = Outcome<Page>> + Send;
 
     /// Entries below `before` (or the newest), descending; at most [`crate::limits::PAGE_ENTRIES`].
     fn page(

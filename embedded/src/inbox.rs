@@ -55,6 +55,12 @@ struct Reader {
     pending_from: Option<Position>,
 }
 
+impl Reader {
+    fn marks(&self) -> Marks {
+        Marks { read_up_to: self.read_up_to, pending_from: self.pending_from }
+    }
+}
+
 fn reader(db: &Connection, key: &str) -> rusqlite::Result<Option<Reader>> {
     db.prepare_cached("SELECT id, read_up_to, pending_from FROM recipients WHERE key = ?1")?
         .query_row([key], |row| {
@@ -156,18 +162,18 @@ const ENTRY: &str = "SELECT e.position, e.acked_at, e.read_at, e.archived_at, n.
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Since(Position),
-    Pending(Position),
+    Pending(Marks, Position),
     Page(Option<Position>, PageFilter),
 }
 
 impl Part {
     /// The bound of the positions, and the query.
-    fn bounds(self, reader: &Reader) -> (Position, String) {
+    fn bounds(self) -> (Position, String) {
         match self {
             Self::Since(after) => (after, format!("{ENTRY} AND e.position > :bound ORDER BY e.position LIMIT :limit")),
-            Self::Pending(after) => {
+            Self::Pending(marks, after) => {
                 // Entries below `pending_from` are not pending; the one at it may be (R7).
-                let from = reader.pending_from.map_or(Position::MIN, before_of);
+                let from = marks.pending_from.map_or(Position::MIN, before_of);
                 let query = format!("{ENTRY} AND e.position > :bound AND e.acked_at IS NULL ORDER BY e.position LIMIT :limit");
                 (after.max(from), query)
             }
@@ -206,7 +212,7 @@ fn read_part(db: &Connection, now: Timestamp, key: &str, part: Part, limit: usiz
     // One snapshot for the marks and the entries.
     let snapshot = db.unchecked_transaction()?;
     let Some(reader) = reader(&snapshot, key)? else { return Ok(Page::default()) };
-    let (bound, query) = part.bounds(&reader);
+    let (bound, query) = part.bounds();
     let mut query = snapshot.prepare_cached(&query)?;
     let (bound, read_up_to) = (bound.to_bytes(), reader.read_up_to.unwrap_or(Position::MIN).to_bytes());
     let (now, rows) = (micros(now), limit as i64 + 1);
@@ -217,7 +223,7 @@ fn read_part(db: &Connection, now: Timestamp, key: &str, part: Part, limit: usiz
     let more = entries.len() > limit;
     entries.truncate(limit);
     let next = entries.last().filter(|_| more).map(|entry| entry.position);
-    Ok(Page { entries, more, next })
+    Ok(Page { entries, more, next, marks: reader.marks() })
 }
 
 fn unread(db: &Connection, now: Timestamp, key: &str) -> rusqlite::Result<Unread> {
@@ -323,8 +329,8 @@ impl Inbox for StoredInbox {
         self.read(recipient, Part::Since(after), limit).await
     }
 
-    async fn pending(&self, recipient: &RecipientKey, after: Position, limit: usize) -> Outcome<Page> {
-        self.read(recipient, Part::Pending(after), limit).await
+    async fn pending(&self, recipient: &RecipientKey, marks: Marks, after: Position, limit: usize) -> Outcome<Page> {
+        self.read(recipient, Part::Pending(marks, after), limit).await
     }
 
     async fn page(&self, recipient: &RecipientKey, before: Option<Position>, filter: PageFilter, limit: usize) -> Outcome<Page> {
@@ -334,7 +340,7 @@ impl Inbox for StoredInbox {
     async fn marks(&self, recipient: &RecipientKey) -> Outcome<Marks> {
         let key = recipient.joined();
         let found = self.shared.readers.read(move |db, _| reader(db, &key)).await?;
-        Ok(found.map_or(Marks::default(), |reader| Marks { read_up_to: reader.read_up_to, pending_from: reader.pending_from }))
+        Ok(found.map_or(Marks::default(), |reader| reader.marks()))
     }
 
     async fn advance_pending(&self, recipient: &RecipientKey, from: Option<Position>, to: Position) -> Outcome<bool> {

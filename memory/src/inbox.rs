@@ -133,12 +133,12 @@ impl User {
 }
 
 /// Cuts a query at `limit`.
-fn cut(entries: impl Iterator<Item = InboxEntry>, limit: usize) -> Page {
+fn cut(entries: impl Iterator<Item = InboxEntry>, marks: Marks, limit: usize) -> Page {
     let mut entries = entries.peekable();
     let taken: Vec<_> = entries.by_ref().take(limit.clamp(1, limits::PAGE_ENTRIES)).collect();
     let more = entries.peek().is_some();
     let next = taken.last().filter(|_| more).map(|entry| entry.position);
-    Page { entries: taken, more, next }
+    Page { entries: taken, more, next, marks }
 }
 
 fn shows(filter: PageFilter, entry: &InboxEntry) -> bool {
@@ -211,15 +211,15 @@ impl Inbox for MemoryInbox {
     }
 
     async fn since(&self, recipient: &RecipientKey, after: Position, limit: usize) -> Outcome<Page> {
-        let query = |user: &mut User, now| cut(user.visible(now).filter(|entry| entry.position > after), limit);
+        let query = |user: &mut User, now| cut(user.visible(now).filter(|entry| entry.position > after), user.marks, limit);
         self.0.faults.one("since", || Ok(self.with(recipient, query)))
     }
 
-    async fn pending(&self, recipient: &RecipientKey, after: Position, limit: usize) -> Outcome<Page> {
+    async fn pending(&self, recipient: &RecipientKey, marks: Marks, after: Position, limit: usize) -> Outcome<Page> {
         let query = |user: &mut User, now| {
-            let from = user.marks.pending_from.unwrap_or(Position::MIN);
+            let from = marks.pending_from.unwrap_or(Position::MIN);
             let above = user.visible(now).filter(|entry| entry.position > after && entry.position >= from);
-            cut(above.filter(|entry| entry.acked_at.is_none()), limit)
+            cut(above.filter(|entry| entry.acked_at.is_none()), marks, limit)
         };
         self.0.faults.one("pending", || Ok(self.with(recipient, query)))
     }
@@ -227,7 +227,7 @@ impl Inbox for MemoryInbox {
     async fn page(&self, recipient: &RecipientKey, before: Option<Position>, filter: PageFilter, limit: usize) -> Outcome<Page> {
         let query = |user: &mut User, now| {
             let below = user.visible(now).rev().filter(|entry| before.is_none_or(|before| entry.position < before));
-            cut(below.filter(|entry| shows(filter, entry)), limit)
+            cut(below.filter(|entry| shows(filter, entry)), user.marks, limit)
         };
         self.0.faults.one("page", || Ok(self.with(recipient, query)))
     }

@@ -5,7 +5,7 @@
 //! any moment is either read here or pushed by its dispatcher. Frames go out as pages come in, so an answer of any
 //! length needs the memory of a page and a frame. Must not know: who asks, or on which device.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use recado_domain::frame::{Notifications, ServerFrame, Sync, Verdict, cut_into_f
 use recado_domain::ids::NotificationId;
 use recado_domain::limits;
 use recado_domain::notification::{InboxEntry, Item};
-use recado_domain::ports::{Clock, Connections, Entropy, Inbox, Page, PageFilter, Sockets};
+use recado_domain::ports::{Clock, Connections, Entropy, Inbox, Marks, Page, PageFilter, Sockets};
 use recado_domain::position::{Cursor, Position, Resume};
 
 use crate::message::{Client, Stop};
@@ -64,16 +64,15 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
     /// The newest page and everything pending, merged by position.
     async fn load_anew(&self, request: &str, verdict: Verdict, began: Timestamp) -> Result<(), Stop> {
         let mut answer = Answer::new(request);
-        let newest = self.newest_page().await?;
-        let known: HashSet<NotificationId> = newest.iter().map(|entry| entry.notification.id).collect();
+        let Newest { entries: newest, marks, whole } = self.newest_page().await?;
+        let known: HashMap<NotificationId, Position> = newest.iter().map(|entry| (entry.notification.id, entry.position)).collect();
         let mut newest = newest.into_iter().peekable();
 
-        let marks = self.ports.inbox.marks(&self.recipient).await.map_err(Stop::Store)?;
         let pending_began = self.ports.clock.now();
         let mut lowest: Option<Position> = None;
         let mut next = Some(Position::MIN);
         while let Some(after) = next {
-            let page = self.ports.inbox.pending(&self.recipient, after, limits::PAGE_ENTRIES).await.map_err(Stop::Store)?;
+            let page = self.ports.inbox.pending(&self.recipient, marks, after, limits::PAGE_ENTRIES).await.map_err(Stop::Store)?;
             next = next_of(&page);
             let mut merged = Vec::new();
             for entry in page.entries {
@@ -81,7 +80,7 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
                 while let Some(earlier) = newest.next_if(|newest| newest.position < entry.position) {
                     merged.push(earlier);
                 }
-                if !known.contains(&entry.notification.id) {
+                if !known.contains_key(&entry.notification.id) {
                     merged.push(entry);
                 }
             }
@@ -90,27 +89,30 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
         self.post_all(answer.take(newest.collect())).await?;
         let cursor = cursor(None, answer.highest, began);
         self.post(&answer.last(Cursor::new(cursor).encode(&self.recipient), verdict)).await?;
-        if let Some(to) = marks.pending_after(lowest, pending_began) {
+        let passes = |to: Position| known.values().any(|position| *position < to && Some(*position) >= marks.pending_from);
+        // Where the mark would pass over nothing that the next query reads, moving it is a call for nothing.
+        if let Some(to) = marks.pending_after(lowest, pending_began).filter(|to| !whole || passes(*to)) {
             self.advance_pending(marks.pending_from, to).await;
         }
         Ok(())
     }
 
-    /// The newest entries that are not archived, ascending.
-    async fn newest_page(&self) -> Result<Vec<InboxEntry>, Stop> {
-        let mut entries = Vec::new();
+    /// The newest entries that are not archived.
+    async fn newest_page(&self) -> Result<Newest, Stop> {
+        let (mut entries, mut marks) = (Vec::new(), None);
         let mut before = None;
         loop {
             let wanted = limits::PAGE_ENTRIES - entries.len();
             let page = self.ports.inbox.page(&self.recipient, before, PageFilter::Inbox, wanted).await.map_err(Stop::Store)?;
+            let whole = before.is_none() && !page.more;
             before = next_of(&page);
             entries.extend(page.entries.into_iter().take(wanted));
+            let marks = *marks.get_or_insert(page.marks);
             if before.is_none() || entries.len() == limits::PAGE_ENTRIES {
-                break;
+                entries.reverse();
+                return Ok(Newest { entries, marks, whole });
             }
         }
-        entries.reverse();
-        Ok(entries)
     }
 
     /// Spares later queries what this one found settled (R7). It settles nothing itself, so a failure costs a longer
@@ -141,6 +143,15 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
         }
         Ok(())
     }
+}
+
+/// The newest page of an inbox.
+struct Newest {
+    /// Ascending.
+    entries: Vec<InboxEntry>,
+    marks: Marks,
+    /// Whether one query read all there is.
+    whole: bool,
 }
 
 /// Where a query goes on, if it does.

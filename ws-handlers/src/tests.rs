@@ -12,7 +12,7 @@ use recado_domain::ids::{ConnectionId, DeliveryKey, NotificationId, RecipientKey
 use recado_domain::limits;
 use recado_domain::message::InboxMessage;
 use recado_domain::notification::{NewEntry, Notification};
-use recado_domain::ports::{Clock, Connections, Inbox};
+use recado_domain::ports::{Clock, Connections, Inbox, Marks};
 use recado_domain::position::{Cursor, Position, Resume};
 use recado_memory::{ManualClock, MemoryConnections, MemoryInbox, MemoryQueue, MemorySockets, SeededEntropy};
 use recado_runtime::auth::{DevelopmentKey, KeyError, KeySet, KeySource, TokenConfig, TokenVerifier, VerifyingKey};
@@ -442,9 +442,37 @@ async fn a_finished_pending_query_spares_the_next_what_is_settled() {
 }
 
 #[tokio::test]
+async fn a_mark_that_would_pass_over_nothing_is_not_moved() {
+    let world = World::new();
+    let id = world.alice_on("c=").await;
+    world.append("pending").await;
+    world.clock.advance(10 * MINUTE);
+    world.sync(&id, None).await;
+    assert_eq!(world.inbox.faults().calls("advance_pending"), 0);
+    assert_eq!(world.inbox.faults().calls("marks"), 0, "they come with the newest page");
+}
+
+#[tokio::test]
+async fn a_finished_pending_query_of_an_inbox_longer_than_a_page_moves_the_mark() {
+    let world = World::new();
+    let id = world.alice_on("c=").await;
+    for name in names(0..150) {
+        world.append(&name).await;
+    }
+    let settled: Vec<_> = names(0..20).iter().map(|name| nid(name)).collect();
+    world.inbox.acknowledge(&alice(), &settled).await.unwrap();
+    world.clock.advance(10 * MINUTE);
+    world.sync(&id, None).await;
+    let first = world.inbox.pending(&alice(), Marks::default(), Position::MIN, 1).await.unwrap().entries[0].position;
+    assert_eq!(world.inbox.marks(&alice()).await.unwrap().pending_from, Some(first));
+}
+
+#[tokio::test]
 async fn an_unfinished_pending_query_advances_nothing() {
     let world = World::new();
     let id = world.alice_on("c=").await;
+    world.append("settled").await;
+    world.inbox.acknowledge(&alice(), &[nid("settled")]).await.unwrap();
     world.clock.advance(10 * MINUTE);
     world.inbox.faults().fail_next("pending", busy());
     world.sync(&id, None).await;
@@ -502,7 +530,6 @@ async fn a_store_that_fails_in_the_middle_of_an_answer_asks_to_try_again() {
     for (port, operation, since) in [
         (world.inbox.faults(), "since", Some(since)),
         (world.inbox.faults(), "page", None),
-        (world.inbox.faults(), "marks", None),
         (world.inbox.faults(), "pending", None),
         (world.connections.faults(), "mark_live", None),
         (world.connections.faults(), "owner", None),

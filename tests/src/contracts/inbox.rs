@@ -58,8 +58,9 @@ async fn since<B: Backend>(backend: &B, of: &RecipientKey, after: Position, limi
 
 async fn pending<B: Backend>(backend: &B, of: &RecipientKey, after: Position, limit: usize) -> Vec<InboxEntry> {
     let (mut entries, mut next) = (Vec::new(), Some(after));
+    let marks = backend.inbox().marks(of).await.unwrap();
     while let Some(after) = next {
-        next = note(&mut entries, backend.inbox().pending(of, after, limit).await.unwrap(), limit);
+        next = note(&mut entries, backend.inbox().pending(of, marks, after, limit).await.unwrap(), limit);
     }
     entries
 }
@@ -225,7 +226,7 @@ pub async fn a_page_holds_no_more_than_the_limit_of_all_pages<B: Backend>(backen
     all(backend.inbox().append(&entries).await);
     let pages = [
         backend.inbox().since(&alice(), Position::MIN, usize::MAX).await.unwrap(),
-        backend.inbox().pending(&alice(), Position::MIN, usize::MAX).await.unwrap(),
+        backend.inbox().pending(&alice(), Marks::default(), Position::MIN, usize::MAX).await.unwrap(),
         backend.inbox().page(&alice(), None, PageFilter::Inbox, usize::MAX).await.unwrap(),
     ];
     for page in pages {
@@ -241,6 +242,14 @@ pub async fn pending_leaves_out_what_was_acknowledged<B: Backend>(backend: &B) {
     assert_eq!(names(&pending(backend, &alice(), Position::MIN, 100).await), ["a", "c"], "only an acknowledgement settles");
 }
 
+pub async fn older_marks_make_pending_read_more<B: Backend>(backend: &B) {
+    let positions = append_each(backend, &["a", "b", "c"]).await;
+    let older = backend.inbox().marks(&alice()).await.unwrap();
+    assert_eq!(backend.inbox().advance_pending(&alice(), None, positions[1]).await, Ok(true));
+    let page = backend.inbox().pending(&alice(), older, Position::MIN, 100).await.unwrap();
+    assert_eq!(names(&page.entries), ["a", "b", "c"]);
+}
+
 pub async fn pending_starts_at_its_mark_and_above_its_start<B: Backend>(backend: &B) {
     let positions = append_each(backend, &["a", "b", "c"]).await;
     assert_eq!(names(&pending(backend, &alice(), positions[0], 100).await), ["b", "c"]);
@@ -248,6 +257,27 @@ pub async fn pending_starts_at_its_mark_and_above_its_start<B: Backend>(backend:
     assert_eq!(names(&pending(backend, &alice(), Position::MIN, 100).await), ["b", "c"], "the entry at the mark is pending");
     assert_eq!(names(&pending(backend, &alice(), positions[1], 100).await), ["c"]);
     assert_eq!(names(&everything(backend, &alice()).await), ["a", "b", "c"], "the mark hides nothing from others");
+}
+
+pub async fn pages_bring_the_marks_they_were_read_with<B: Backend>(backend: &B) {
+    let inbox = backend.inbox();
+    for empty in [inbox.since(&alice(), Position::MIN, 10).await, inbox.page(&alice(), None, PageFilter::Inbox, 10).await] {
+        assert_eq!(empty.unwrap().marks, Marks::default());
+    }
+    let positions = append_each(backend, &["a", "b", "c"]).await;
+    backend.advance(PAST_W).await;
+    inbox.read_all(&alice(), positions[0]).await.unwrap();
+    inbox.advance_pending(&alice(), None, positions[1]).await.unwrap();
+    let marks = inbox.marks(&alice()).await.unwrap();
+    assert_eq!(marks, Marks { read_up_to: Some(positions[0]), pending_from: Some(positions[1]) });
+    // Those that end at an end of the inbox, and those that do not.
+    for limit in [1, 2, 3, 100] {
+        assert_eq!(inbox.since(&alice(), Position::MIN, limit).await.unwrap().marks, marks);
+        assert_eq!(inbox.pending(&alice(), marks, Position::MIN, limit).await.unwrap().marks, marks);
+        for before in [None, Some(positions[2])] {
+            assert_eq!(inbox.page(&alice(), before, PageFilter::Inbox, limit).await.unwrap().marks, marks);
+        }
+    }
 }
 
 pub async fn pending_goes_on_where_a_page_ended<B: Backend>(backend: &B) {

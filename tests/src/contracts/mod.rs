@@ -80,6 +80,8 @@ macro_rules! contract_suite {
                 pending_leaves_out_what_was_acknowledged,
                 pending_starts_at_its_mark_and_above_its_start,
                 pending_goes_on_where_a_page_ended,
+                older_marks_make_pending_read_more,
+                pages_bring_the_marks_they_were_read_with,
                 the_pending_mark_grows_only_from_what_was_expected,
                 updates_by_id_answer_what_they_changed,
                 what_read_all_read_is_not_read_a_second_time,
