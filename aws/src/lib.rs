@@ -14,3 +14,6 @@ pub mod skew;
 mod sns;
 mod sockets;
 mod sqs;
+
+pub use calls::Calls;
+pub use clients::Clients;
