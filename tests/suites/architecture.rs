@@ -13,7 +13,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Package
 const ROOMS: [&str; 5] = ["recado-producer", "recado-dispatcher", "recado-ws-handlers", "recado-email-worker", "recado-http-api"];
 
 /// Adapters: the ports of `domain`, each on something else.
-const ADAPTERS: [&str; 2] = ["recado-memory", "recado-embedded"];
+const ADAPTERS: [&str; 3] = ["recado-memory", "recado-embedded", "recado-aws"];
 
 static METADATA: LazyLock<Metadata> = LazyLock::new(|| {
     // Only what this platform builds, so that nothing has to be downloaded for another.
