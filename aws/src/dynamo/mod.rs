@@ -1,4 +1,49 @@
 //! Inboxes, connections and claims in one DynamoDB table.
+//!
+//! | item | `pk` | `sk` | holds |
+//! |---|---|---|---|
+//! | inbox entry | `U#tenant#user` | `N#<notification id>` | `n` (the notification as JSON), `position`, `acked_at`, `read_at`, `archived_at`, `expires_at` |
+//! | marks | `U#tenant#user` | `MARKS` | `read_up_to`, `pending_from`, and `position` = `~` |
+//! | connections | `U#tenant#user` | `STATE` | `c_<connection id>`: one map for each |
+//! | reverse | `C#<connection id>` | `C` | `tenant`, `user`, `row` |
+//! | claim | `M#tenant#user#<notification id>` | `M` | `holder`, `held_until`, `sent_at` |
+//!
+//! `ttl` collects what is over, some time after its second ("Using time to live in DynamoDB": within days). It hides nothing:
+//! readers filter by `expires_at`.
+//!
+//! # What the index projects, and what that costs
+//!
+//! Entries are read through a local index, since no other reads strongly consistently (R2). It projects *everything*.
+//! A write unit is a kilobyte begun, a read unit four ("DynamoDB read and write operations"; "Local secondary indexes:
+//! provisioned throughput considerations"). For an entry of 0.8 KB:
+//!
+//! | units | everything | states alone | keys alone |
+//! |---|---|---|---|
+//! | append | 2 write | 2 write | 2 write |
+//! | acknowledge, read or archive by id | 2 write | 2 write | 1 write |
+//! | stamp again (in a transaction) | 6 write, 2 for its check | 6, 2 | 6, 2 |
+//! | a page of 100 | 20 read | 5 + 100 read | 4 + 100 read |
+//! | count 100 unread | 20 read | 5 read | 4 + 100 read |
+//!
+//! A read that asks an index for what it does not project is one call all the same, and fetches each entry from
+//! the table, a read unit begun for each. docs/adr/0005 has the whole of it.
+//!
+//! Must not know: rules of delivery, who calls.
+
+mod append;
+mod claims;
+mod connections;
+mod inbox;
+mod item;
+mod marks;
+mod query;
+mod restamp;
+mod table;
+mod update;
+
+pub use claims::DynamoClaims;
+pub use connections::DynamoConnections;
+pub use inbox::DynamoInbox;
 
 /// The partition key of the table and of its index: whose it is.
 pub const PARTITION_KEY: &str = "pk";
