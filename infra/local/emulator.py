@@ -6,7 +6,8 @@ What it adds to ministack:
 
 * nothing waits for a delayed acknowledgement of TCP (40 ms a Lambda call otherwise);
 * the clock of SQS can be set forward for one account, so that tests of leases and delays wait for nothing:
-  POST /_recado/advance {"account": "000000000001", "seconds": 3600}.
+  POST /_recado/advance {"account": "000000000001", "seconds": 3600};
+* where it enforces IAM, requests count as encrypted in transit: there is no TLS here, and the template's policies refuse what came without.
 
 It ends with its parent's standard input, so that nothing is left over when whoever started it is killed.
 """
@@ -119,6 +120,9 @@ def main():
     from ministack.core.responses import get_account_id
     from ministack.services import sqs
 
+    if given.auth:
+        pin = ministack.app.pin_request_origin
+        ministack.app.pin_request_origin = lambda address, _secure: pin(address, True)
     sqs.time = ShiftedTime(get_account_id)
     ministack.app.app = with_advance(ministack.app.app, sqs.time)
     sys.argv = sys.argv[:1]
