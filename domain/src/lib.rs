@@ -3,6 +3,7 @@
 //! Must not know: any IO, any async runtime, any store, AWS. Whatever needs the present or chance takes a
 //! [`ports::Clock`] or a [`ports::Entropy`].
 
+pub mod address;
 pub mod connection;
 pub mod event;
 pub mod failure;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::address::AddressKey;
 use crate::connection::{CloseReason, Connection};
 use crate::event::Event;
 use crate::failure::Failure;
@@ -328,6 +329,55 @@ pub trait MailClaims: Send + Sync + 'static {
 
     /// Gives it up, if `holder` still holds it: the next claim takes it at once.
     fn abandon(&self, key: &DeliveryKey, holder: &str) -> impl Future<Output = Outcome<()>> + Send;
+}
+
+/// Why nothing more is sent to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SuppressionCause {
+    /// Mail to it came back for good.
+    Bounce,
+    /// Who reads it called a mail unwanted.
+    Complaint,
+    /// An operator said so.
+    Operator,
+}
+
+impl SuppressionCause {
+    /// As stores, metrics and people name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bounce => "bounce",
+            Self::Complaint => "complaint",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// The cause of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Bounce, Self::Complaint, Self::Operator].into_iter().find(|cause| cause.as_str() == name)
+    }
+}
+
+/// Nothing is sent to an address, until it is lifted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suppression {
+    /// Why.
+    pub cause: SuppressionCause,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// The addresses to which nothing more is sent, for the whole deployment: a mailbox belongs to no tenant, what comes back names
+/// none, and one sender's reputation is at stake. Keyed by hash: no address reaches a store. Reads are strongly consistent. Kept until lifted.
+pub trait Suppressions: Send + Sync + 'static {
+    /// Whether each is suppressed, one answer each in order; keys may repeat.
+    fn suppressed(&self, addresses: &[AddressKey]) -> impl Future<Output = Vec<Outcome<Option<Suppression>>>> + Send;
+
+    /// Suppresses each. One that is suppressed already stays as it was; keys may repeat, and then the first one counts.
+    fn suppress(&self, addresses: &[(AddressKey, SuppressionCause)]) -> impl Future<Output = Vec<Outcome<()>>> + Send;
+
+    /// Allows mail again; says whether each was suppressed.
+    fn lift(&self, addresses: &[AddressKey]) -> impl Future<Output = Vec<Outcome<bool>>> + Send;
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior};
 
 use recado_domain::position::Position;
 
-/// The version of [`SCHEMA`], kept in `user_version`.
-pub(crate) const VERSION: i64 = 1;
-const SCHEMA: &str = include_str!("schema.sql");
+/// What made each version of the schema out of the one before it. A step that was released is never changed.
+const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema-2.sql")];
+/// The version of the schema, kept in `user_version`: how many of [`STEPS`] were taken.
+pub(crate) const VERSION: i64 = STEPS.len() as i64;
 
 /// How long a process waits for another one's transaction.
 const BUSY: Duration = Duration::from_secs(5);
@@ -68,13 +69,11 @@ fn settle(db: &Connection) -> rusqlite::Result<()> {
 
 fn migrate(db: &mut Connection) -> Result<(), Unusable> {
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match change.pragma_query_value(None, "user_version", |row| row.get(0))? {
-        VERSION => {}
-        0 => {
-            change.execute_batch(SCHEMA)?;
-            change.pragma_update(None, "user_version", VERSION)?;
-        }
-        other => return Err(Unusable::Version(other)),
+    let found: i64 = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let missing = usize::try_from(found).ok().and_then(|taken| STEPS.get(taken..)).ok_or(Unusable::Version(found))?;
+    if !missing.is_empty() {
+        missing.iter().try_for_each(|step| change.execute_batch(step))?;
+        change.pragma_update(None, "user_version", VERSION)?;
     }
     Ok(change.commit()?)
 }
@@ -112,6 +111,7 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize)
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, Type::Text, error))
 }
 
-fn unreadable(column: usize, kind: Type, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+/// A column that does not hold what was written.
+pub(crate) fn unreadable(column: usize, kind: Type, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(error))
 }

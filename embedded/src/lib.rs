@@ -18,6 +18,7 @@ mod readers;
 pub mod smtp;
 pub mod sockets;
 pub mod store;
+mod suppressions;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -31,3 +32,4 @@ pub use mailbox::Mailbox;
 pub use queue::{QueueName, StoredQueue};
 pub use smtp::Smtp;
 pub use store::{OpenError, Store};
+pub use suppressions::StoredSuppressions;

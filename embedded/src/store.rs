@@ -22,6 +22,7 @@ use crate::inbox::StoredInbox;
 use crate::mailbox::Mailbox;
 use crate::queue::{QueueName, StoredQueue};
 use crate::readers::{self, Readers};
+use crate::suppressions::StoredSuppressions;
 use crate::writer::{self, Change, Durability, Surroundings, Writer, WriterHandle};
 
 /// The database within the folder. `-wal` and `-shm` beside it belong to it: they hold what is not folded in yet.
@@ -203,6 +204,11 @@ impl Store {
     /// Who sends which mail.
     pub fn claims(&self) -> StoredClaims {
         StoredClaims { shared: self.shared.clone() }
+    }
+
+    /// To whom nothing more is sent.
+    pub fn suppressions(&self) -> StoredSuppressions {
+        StoredSuppressions { shared: self.shared.clone() }
     }
 
     /// The mailbox that captures mail.

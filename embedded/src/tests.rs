@@ -192,6 +192,23 @@ async fn a_database_of_another_version_is_left_alone() {
     assert!(matches!(open(folder.path(), &clock), Err(OpenError::Version { found: 99, .. })));
 }
 
+#[tokio::test]
+async fn a_database_of_an_earlier_version_is_brought_up_to_date_and_keeps_what_it_holds() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), ManualClock::default());
+    let db = rusqlite::Connection::open(folder.path().join(DATABASE_FILE)).unwrap();
+    db.execute_batch(include_str!("schema.sql")).unwrap();
+    db.execute("INSERT INTO messages (queue, visible_at, attributes, body) VALUES (1, 0, '{}', 'from before')", []).unwrap();
+    db.pragma_update(None, "user_version", 1).unwrap();
+    drop(db);
+    let store = open(folder.path(), &clock).unwrap();
+    let messages = store.inbox_queue().receive(1, Duration::ZERO, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(messages.iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["from before"]);
+    assert_eq!(store.suppressions().list(10).await, Ok(vec![]));
+    store.close().await;
+    drop(store);
+    assert!(open(folder.path(), &clock).is_ok(), "once is enough");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn the_folder_is_for_its_user_alone() {

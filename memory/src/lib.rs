@@ -16,6 +16,7 @@ mod inbox;
 mod mailer;
 mod queue;
 mod sockets;
+mod suppressions;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub use inbox::MemoryInbox;
 pub use mailer::MemoryMailer;
 pub use queue::MemoryQueue;
 pub use sockets::MemorySockets;
+pub use suppressions::MemorySuppressions;
 
 /// Locks even after a test's panic elsewhere: that panic is what the test should show.
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,12 +11,15 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use recado_domain::ids::ConnectionId;
-use recado_domain::ports::{Clock, Connections, DeadLetters, EventBus, Inbox, MailClaims, Mailer, Queue, Sockets};
+use recado_domain::ports::{Clock, Connections, DeadLetters, EventBus, Inbox, MailClaims, Mailer, Queue, Sockets, Suppressions};
 use recado_embedded::mailbox::PAGE_MAILS;
 use recado_embedded::sockets::{Accepted, OpenSockets, Opening, Refusal, Routes, SocketOptions};
-use recado_embedded::{Mailbox, QueueName, Store, StoredBus, StoredClaims, StoredConnections, StoredDeadLetters, StoredInbox, StoredQueue};
+use recado_embedded::{
+    Mailbox, QueueName, Store, StoredBus, StoredClaims, StoredConnections, StoredDeadLetters, StoredInbox, StoredQueue, StoredSuppressions,
+};
 use recado_memory::{
-    ManualClock, MemoryBus, MemoryClaims, MemoryConnections, MemoryInbox, MemoryMailer, MemoryQueue, MemorySockets, SeededEntropy,
+    ManualClock, MemoryBus, MemoryClaims, MemoryConnections, MemoryInbox, MemoryMailer, MemoryQueue, MemorySockets, MemorySuppressions,
+    SeededEntropy,
 };
 use recado_runtime::system::SystemClock;
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +43,8 @@ pub trait Backend: Sized {
     type Connections: Connections;
     /// See [`MailClaims`].
     type Claims: MailClaims;
+    /// See [`Suppressions`].
+    type Suppressions: Suppressions;
     /// See [`Mailer`].
     type Mailer: Mailer;
     /// See [`Sockets`].
@@ -76,6 +81,9 @@ pub trait Backend: Sized {
 
     /// Who sends which mail.
     fn claims(&self) -> &Self::Claims;
+
+    /// To whom nothing more is sent.
+    fn suppressions(&self) -> &Self::Suppressions;
 
     /// Hands mail over.
     fn mailer(&self) -> &Self::Mailer;
@@ -114,6 +122,7 @@ pub struct Memory {
     inbox: MemoryInbox,
     connections: MemoryConnections,
     claims: MemoryClaims,
+    suppressions: MemorySuppressions,
     mailer: MemoryMailer,
     sockets: MemorySockets,
     opened: AtomicU64,
@@ -150,6 +159,7 @@ impl Backend for Memory {
     type Inbox = MemoryInbox;
     type Connections = MemoryConnections;
     type Claims = MemoryClaims;
+    type Suppressions = MemorySuppressions;
     type Mailer = MemoryMailer;
     type Sockets = MemorySockets;
     type Peer = MemoryPeer;
@@ -163,6 +173,7 @@ impl Backend for Memory {
             inbox: MemoryInbox::new(clock.clone(), entropy.clone()),
             connections: MemoryConnections::new(clock.clone()),
             claims: MemoryClaims::new(clock.clone()),
+            suppressions: MemorySuppressions::new(clock.clone()),
             mailer: MemoryMailer::new(),
             sockets: MemorySockets::new(),
             opened: AtomicU64::new(0),
@@ -208,6 +219,10 @@ impl Backend for Memory {
         &self.claims
     }
 
+    fn suppressions(&self) -> &MemorySuppressions {
+        &self.suppressions
+    }
+
     fn mailer(&self) -> &MemoryMailer {
         &self.mailer
     }
@@ -238,6 +253,7 @@ pub struct Embedded {
     inbox: StoredInbox,
     connections: StoredConnections,
     claims: StoredClaims,
+    suppressions: StoredSuppressions,
     mailbox: Mailbox,
     sockets: OpenSockets,
     /// Where the socket server listens.
@@ -302,6 +318,7 @@ impl Backend for Embedded {
     type Inbox = StoredInbox;
     type Connections = StoredConnections;
     type Claims = StoredClaims;
+    type Suppressions = StoredSuppressions;
     type Mailer = Mailbox;
     type Sockets = OpenSockets;
     type Peer = SocketPeer;
@@ -325,6 +342,7 @@ impl Backend for Embedded {
             inbox: store.inbox(),
             connections: store.connections(),
             claims: store.claims(),
+            suppressions: store.suppressions(),
             mailbox: store.mailbox(),
             sockets,
             address,
@@ -368,6 +386,10 @@ impl Backend for Embedded {
 
     fn claims(&self) -> &StoredClaims {
         &self.claims
+    }
+
+    fn suppressions(&self) -> &StoredSuppressions {
+        &self.suppressions
     }
 
     fn mailer(&self) -> &Mailbox {

@@ -14,6 +14,7 @@ pub mod mailer;
 pub mod queue;
 mod samples;
 pub mod sockets;
+pub mod suppressions;
 
 pub use backend::{Backend, Embedded, Mail, Memory, Peer};
 
@@ -132,6 +133,18 @@ macro_rules! contract_suite {
                 claims_do_not_reach_into_each_other,
             );
             $crate::contract_tests!(
+                suppressions:
+                nobody_is_suppressed_at_first,
+                a_suppressed_address_is_found_with_its_cause_and_since_when,
+                the_first_suppression_stays,
+                a_repeated_key_of_one_call_is_suppressed_for_its_first_cause,
+                a_lifted_address_is_free_and_may_be_suppressed_anew,
+                lifting_says_whether_there_was_anything_to_lift,
+                addresses_are_answered_in_order_repeated_ones_too,
+                more_addresses_than_one_batch_are_suppressed_found_and_lifted,
+                addresses_do_not_reach_into_each_other,
+            );
+            $crate::contract_tests!(
                 mailer:
                 a_mail_is_handed_over_byte_for_byte,
                 each_mail_has_an_id_of_its_own,
@@ -181,6 +194,7 @@ mod tests {
             include_str!("mail_claims.rs"),
             include_str!("mailer.rs"),
             include_str!("sockets.rs"),
+            include_str!("suppressions.rs"),
         ];
         let names = ports.iter().flat_map(|source| source.split("pub async fn ").skip(1)).filter_map(|rest| rest.split('<').next());
         let missing: Vec<_> = names.filter(|name| !suite.contains(&format!(" {name},\n"))).collect();
