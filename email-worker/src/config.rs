@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use recado_domain::address::ascii_domain;
 use url::Url;
 
 /// What an operator says. [`MailConfig::new`] checks it.
@@ -135,7 +136,7 @@ impl Mailbox {
         };
         let name_fits = !name.chars().any(char::is_control);
         (name_fits && is_address(address))
-            .then(|| Self { name: (!name.is_empty()).then(|| name.to_owned()), address: ascii_domain(address) })
+            .then(|| Self { name: (!name.is_empty()).then(|| name.to_owned()), address: with_ascii_domain(address) })
     }
 }
 
@@ -147,14 +148,11 @@ pub(crate) fn is_address(text: &str) -> bool {
         && email_address::EmailAddress::parse_with_options(text, options).is_ok()
 }
 
-/// The address with its domain as DNS has it (RFC 5891): mail servers without SMTPUTF8 take no other.
-pub(crate) fn ascii_domain(address: &str) -> String {
+/// The address with its domain as DNS has it: mail servers without SMTPUTF8 take no other.
+pub(crate) fn with_ascii_domain(address: &str) -> String {
     match address.rsplit_once('@') {
-        Some((local, domain)) if !domain.is_ascii() => match url::Host::parse(domain) {
-            Ok(host) => format!("{local}@{host}"),
-            Err(_) => address.to_owned(),
-        },
-        _ => address.to_owned(),
+        Some((local, domain)) => format!("{local}@{}", ascii_domain(domain)),
+        None => address.to_owned(),
     }
 }
 

@@ -14,7 +14,7 @@ use recado_domain::ids::DeliveryKey;
 use recado_domain::ports::{Outcome, OutgoingMail};
 use sha2::{Digest, Sha256};
 
-use crate::config::{Mailbox, ascii_domain, is_address};
+use crate::config::{Mailbox, is_address, with_ascii_domain};
 use crate::template::Rendered;
 
 /// The most characters of a subject; lists of mails show fewer.
@@ -35,7 +35,7 @@ pub(crate) fn build(
     if !is_address(email) {
         return Err(Failure::permanent("the recipient's e-mail address is none"));
     }
-    let to = ascii_domain(email);
+    let to = with_ascii_domain(email);
     let name = recipient.name.as_deref().map(|name| one_line(name, usize::MAX)).filter(|name| !name.is_empty());
     let message = MessageBuilder::new()
         .from(Address::new_address(from.name.as_deref(), from.address.as_str()))

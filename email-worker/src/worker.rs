@@ -1,6 +1,6 @@
-//! From a message to mails: parse, and for each recipient claim, render, build, send, confirm.
+//! From a message to mails: parse, leave out who is suppressed, and for everybody else claim, render, build, send, confirm.
 //!
-//! Must not know: which mailer hands over, where claims are kept, who polls.
+//! Must not know: which mailer hands over, where claims and suppressions are kept, who polls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,12 @@ use std::{fmt, iter};
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::stream::{self, StreamExt};
 use leaky_bucket::RateLimiter;
+use recado_domain::address::AddressKey;
 use recado_domain::event::{Channel, Event, Recipient};
 use recado_domain::failure::Failure;
 use recado_domain::ids::{DeliveryKey, RecipientKey, UserId};
 use recado_domain::message::short_reason;
-use recado_domain::ports::{Claim, Clock, Entropy, MailClaims, Mailer, Outcome, Received};
+use recado_domain::ports::{Claim, Clock, Entropy, MailClaims, Mailer, Outcome, Received, Suppression, Suppressions};
 use recado_runtime::consumer::{Disposition, Handler};
 use tokio::sync::Semaphore;
 
@@ -23,11 +24,13 @@ use crate::template::Templates;
 
 /// What mailing needs of the world.
 #[derive(Debug)]
-pub struct Ports<M, L, K, E> {
+pub struct Ports<M, L, S, K, E> {
     /// Hands mail over.
     pub mailer: Arc<M>,
     /// Who sends which mail.
     pub claims: Arc<L>,
+    /// To whom nothing more is sent.
+    pub suppressions: Arc<S>,
     /// Judges expiry; dates mails.
     pub clock: Arc<K>,
     /// Names the holders of claims.
@@ -35,23 +38,23 @@ pub struct Ports<M, L, K, E> {
 }
 
 /// Handles the email queue; see the crate's documentation for what a message comes to.
-pub struct EmailWorker<M, L, K, E> {
-    ports: Ports<M, L, K, E>,
+pub struct EmailWorker<M, L, S, K, E> {
+    ports: Ports<M, L, S, K, E>,
     templates: Templates,
     config: MailConfig,
     permits: Semaphore,
     rate: Option<RateLimiter>,
 }
 
-impl<M, L, K, E> fmt::Debug for EmailWorker<M, L, K, E> {
+impl<M, L, S, K, E> fmt::Debug for EmailWorker<M, L, S, K, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmailWorker").field("templates", &self.templates).field("config", &self.config).finish_non_exhaustive()
     }
 }
 
-impl<M: Mailer, L: MailClaims, K: Clock, E: Entropy> EmailWorker<M, L, K, E> {
+impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorker<M, L, S, K, E> {
     /// Puts the parts together. One per process: the rate and the concurrency are kept here.
-    pub fn new(ports: Ports<M, L, K, E>, templates: Templates, config: MailConfig) -> Self {
+    pub fn new(ports: Ports<M, L, S, K, E>, templates: Templates, config: MailConfig) -> Self {
         let permits = Semaphore::new(config.concurrency);
         let rate = config.per_second.map(limiter);
         Self { ports, templates, config, permits, rate }
@@ -69,10 +72,13 @@ impl<M: Mailer, L: MailClaims, K: Clock, E: Entropy> EmailWorker<M, L, K, E> {
             return skip("expired");
         }
         let holder = self.holder();
+        // One question for all, before anything is claimed: who is suppressed leaves no claim behind, so that a redrive after
+        // the suppression was lifted finds nothing in its way.
+        let standings = self.standings(&event).await;
         let (event, holder) = (&event, holder.as_str());
         // By place: a closure over a borrowed recipient makes a future that is not `Send` for every lifetime.
-        let outcomes: Vec<Outcome<()>> = stream::iter(0..event.data().recipients.len())
-            .map(|at| self.deliver(event, &event.data().recipients[at], holder))
+        let outcomes: Vec<Outcome<()>> = stream::iter(standings.into_iter().enumerate())
+            .map(|(at, standing)| self.unless_suppressed(event, &event.data().recipients[at], standing, holder))
             .buffered(self.config.concurrency)
             .collect()
             .await;
@@ -84,12 +90,42 @@ impl<M: Mailer, L: MailClaims, K: Clock, E: Entropy> EmailWorker<M, L, K, E> {
         format!("{:016x}{:016x}", self.ports.entropy.next_u64(), self.ports.entropy.next_u64())
     }
 
-    async fn deliver(&self, event: &Event, recipient: &Recipient, holder: &str) -> Outcome<()> {
-        // Before the claim, so that its lease does not run while others are mailed.
-        let _permit = self.permits.acquire().await.map_err(|_| Failure::transient("the worker has stopped"))?;
+    /// Whether each recipient is suppressed. What is no address is nobody's, and is refused when the mail is built.
+    async fn standings(&self, event: &Event) -> Vec<Outcome<Option<Suppression>>> {
+        let keys: Vec<Option<AddressKey>> =
+            event.data().recipients.iter().map(|recipient| AddressKey::of(recipient.email.as_deref()?).ok()).collect();
+        let asked: Vec<AddressKey> = keys.iter().flatten().copied().collect();
+        let mut answers = self.ports.suppressions.suppressed(&asked).await.into_iter();
+        let unanswered = || Err(Failure::transient("nobody said whether the address is suppressed"));
+        keys.into_iter().map(|key| key.map_or(Ok(None), |_| answers.next().unwrap_or_else(unanswered))).collect()
+    }
+
+    async fn unless_suppressed(
+        &self,
+        event: &Event,
+        recipient: &Recipient,
+        standing: Outcome<Option<Suppression>>,
+        holder: &str,
+    ) -> Outcome<()> {
         let key = RecipientKey::new(event.data().tenant.clone(), recipient.id.clone());
         let delivery = DeliveryKey { recipient: key, notification: event.notification_id() };
-        let outcome = match self.ports.claims.claim(&delivery, holder, self.config.lease).await {
+        match standing {
+            Ok(None) => self.deliver(event, recipient, &delivery, holder).await,
+            Ok(Some(suppression)) => {
+                leave_out(&delivery, suppression);
+                Ok(())
+            }
+            Err(failure) => {
+                log_failure(&delivery, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn deliver(&self, event: &Event, recipient: &Recipient, delivery: &DeliveryKey, holder: &str) -> Outcome<()> {
+        // Before the claim, so that its lease does not run while others are mailed.
+        let _permit = self.permits.acquire().await.map_err(|_| Failure::transient("the worker has stopped"))?;
+        let outcome = match self.ports.claims.claim(delivery, holder, self.config.lease).await {
             Ok(Claim::Sent) => {
                 metrics::counter!("recado_mail_skipped_total", "reason" => "duplicate").increment(1);
                 return Ok(());
@@ -99,11 +135,11 @@ impl<M: Mailer, L: MailClaims, K: Clock, E: Entropy> EmailWorker<M, L, K, E> {
                 let wait = until.duration_since(self.ports.clock.now());
                 return Err(Failure::Transient { retry_after: wait.try_into().ok(), reason: "somebody else has claimed it".to_owned() });
             }
-            Ok(Claim::Taken) => self.send_claimed(event, recipient, &delivery, holder).await,
+            Ok(Claim::Taken) => self.send_claimed(event, recipient, delivery, holder).await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = &outcome {
-            log_failure(&delivery, failure);
+            log_failure(delivery, failure);
         }
         outcome
     }
@@ -162,7 +198,7 @@ impl<M: Mailer, L: MailClaims, K: Clock, E: Entropy> EmailWorker<M, L, K, E> {
     }
 }
 
-impl<M: Mailer, L: MailClaims, K: Clock, E: Entropy> Handler for EmailWorker<M, L, K, E> {
+impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> Handler for EmailWorker<M, L, S, K, E> {
     async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
         stream::iter(batch).map(|message| self.message(message)).buffered(self.config.concurrency).collect().await
     }
@@ -179,6 +215,18 @@ fn limiter(per_second: u32) -> RateLimiter {
 fn skip(reason: &'static str) -> Disposition {
     metrics::counter!("recado_mail_skipped_total", "reason" => reason).increment(1);
     Disposition::Done
+}
+
+/// Nothing is wrong with the event, and trying again would not help: this recipient is settled.
+fn leave_out(delivery: &DeliveryKey, suppression: Suppression) {
+    metrics::counter!("recado_mail_skipped_total", "reason" => "suppressed").increment(1);
+    tracing::info!(
+        notification = %delivery.notification,
+        user = %delivery.recipient.user,
+        cause = suppression.cause.as_str(),
+        since = %suppression.since,
+        "mail left out: its address is suppressed"
+    );
 }
 
 fn log_failure(delivery: &DeliveryKey, failure: &Failure) {
@@ -231,8 +279,8 @@ mod tests {
 
     use mail_parser::MessageParser;
     use recado_domain::ids::{NotificationId, TenantId};
-    use recado_domain::ports::{AckToken, OutgoingMail};
-    use recado_memory::{ManualClock, MemoryClaims, MemoryMailer, SeededEntropy};
+    use recado_domain::ports::{AckToken, OutgoingMail, SuppressionCause};
+    use recado_memory::{ManualClock, MemoryClaims, MemoryMailer, MemorySuppressions, SeededEntropy};
     use serde_json::{Value, json};
 
     use super::*;
@@ -243,6 +291,7 @@ mod tests {
     struct World {
         mailer: MemoryMailer,
         claims: MemoryClaims,
+        suppressions: MemorySuppressions,
         clock: ManualClock,
         entropy: SeededEntropy,
     }
@@ -250,13 +299,24 @@ mod tests {
     impl World {
         fn new() -> Self {
             let clock = ManualClock::default();
-            Self { mailer: MemoryMailer::new(), claims: MemoryClaims::new(clock.clone()), clock, entropy: SeededEntropy::new(7) }
+            Self {
+                mailer: MemoryMailer::new(),
+                claims: MemoryClaims::new(clock.clone()),
+                suppressions: MemorySuppressions::new(clock.clone()),
+                clock,
+                entropy: SeededEntropy::new(7),
+            }
         }
 
-        fn worker_with<M: Mailer>(&self, mailer: M, settings: MailSettings) -> EmailWorker<M, MemoryClaims, ManualClock, SeededEntropy> {
+        fn worker_with<M: Mailer>(
+            &self,
+            mailer: M,
+            settings: MailSettings,
+        ) -> EmailWorker<M, MemoryClaims, MemorySuppressions, ManualClock, SeededEntropy> {
             let ports = Ports {
                 mailer: Arc::new(mailer),
                 claims: Arc::new(self.claims.clone()),
+                suppressions: Arc::new(self.suppressions.clone()),
                 clock: Arc::new(self.clock.clone()),
                 entropy: Arc::new(self.entropy.clone()),
             };
@@ -269,6 +329,11 @@ mod tests {
             let answers = self.worker_with(self.mailer.clone(), settings).handle(vec![received(body)]).await;
             assert_eq!(answers.len(), 1);
             answers.into_iter().next().unwrap()
+        }
+
+        async fn suppress(&self, address: &str) {
+            let key = AddressKey::of(address).unwrap();
+            self.suppressions.suppress(&[(key, SuppressionCause::Bounce)]).await.remove(0).unwrap();
         }
 
         fn sent_to(&self) -> Vec<String> {
@@ -416,6 +481,54 @@ mod tests {
         world.claims.faults().fail_next("claim", Failure::transient("busy"));
         assert!(matches!(world.handle(&event(&["alice"])).await, Disposition::Retry { .. }));
         assert_eq!(world.sent_to().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_is_suppressed_is_settled_without_a_mail_or_a_claim() {
+        let world = World::new();
+        world.suppress("alice@EXAMPLE.com").await;
+        assert_eq!(world.handle(&event(&["alice", "bob"])).await, Disposition::Done);
+        assert_eq!(world.sent_to(), ["bob@example.com"]);
+        assert_eq!(world.claims.faults().calls("claim"), 1);
+    }
+
+    #[tokio::test]
+    async fn who_is_no_longer_suppressed_is_mailed_by_a_redrive() {
+        let world = World::new();
+        world.suppress("alice@example.com").await;
+        world.mailer.faults().fail_next("send", Failure::permanent("mailbox unknown"));
+        assert!(matches!(world.handle(&event(&["alice", "bob"])).await, Disposition::Reject { .. }));
+        world.suppressions.lift(&[AddressKey::of("alice@example.com").unwrap()]).await.remove(0).unwrap();
+        assert_eq!(world.handle(&event(&["alice", "bob"])).await, Disposition::Done);
+        assert_eq!(world.sent_to(), ["alice@example.com", "bob@example.com"]);
+    }
+
+    #[tokio::test]
+    async fn who_is_suppressed_while_a_mail_waits_is_not_mailed() {
+        let world = World::new();
+        world.mailer.faults().fail_next("send", Failure::transient("throttled"));
+        assert!(matches!(world.handle(&event(&["alice"])).await, Disposition::Retry { .. }));
+        world.suppress("alice@example.com").await;
+        assert_eq!(world.handle(&event(&["alice"])).await, Disposition::Done);
+        assert_eq!(world.sent_to(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_to_whom_nobody_cleared() {
+        let world = World::new();
+        world.suppressions.faults().fail_entries("suppressed", &[0], Failure::transient("busy"));
+        let waits = retry(None, "mail to 1 of 2 recipients has to wait: alice (busy)");
+        assert_eq!(world.handle(&event(&["alice", "bob"])).await, waits);
+        assert_eq!(world.sent_to(), ["bob@example.com"]);
+        assert_eq!(world.handle(&event(&["alice", "bob"])).await, Disposition::Done);
+        assert_eq!(world.sent_to(), ["bob@example.com", "alice@example.com"]);
+    }
+
+    #[tokio::test]
+    async fn suppressions_are_asked_for_once_an_event() {
+        let world = World::new();
+        world.handle(&event(&["alice", "bob", "carol"])).await;
+        assert_eq!(world.suppressions.faults().calls("suppressed"), 1);
     }
 
     #[tokio::test]

@@ -219,6 +219,7 @@ impl Work<'_> {
         let ports = recado_email_worker::Ports {
             mailer: Arc::new(mailer),
             claims: Arc::new(store.claims()),
+            suppressions: Arc::new(store.suppressions()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
         };
