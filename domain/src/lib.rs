@@ -12,5 +12,6 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod notification;
+pub mod opening;
 pub mod ports;
 pub mod position;

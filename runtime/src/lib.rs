@@ -8,5 +8,6 @@ pub mod auth;
 pub mod backoff;
 pub mod consumer;
 pub mod over;
+pub mod settings;
 pub mod system;
 pub mod telemetry;

@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::Args;
 use recado_domain::ids::{TenantId, UserId};
 use recado_domain::ports::Clock;
+use recado_runtime::settings::duration;
 use recado_runtime::system::SystemClock;
 use serde_json::json;
 
 use super::print_line;
 use crate::development;
-use crate::up::duration;
 
 /// What `recado token` can be told.
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use recado_embedded::sockets::names_this_machine;
+use recado_domain::opening::names_this_machine;
 use recado_http_api::Problem;
 
 /// Refuses requests whose `Host` does not name this machine, nor `public` (`host` or `host:port`).

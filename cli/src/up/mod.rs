@@ -29,7 +29,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use self::settings::duration;
 pub use self::settings::{Contradiction, LogFormat, Secret, Settings};
 
 /// Why the server did not start.

@@ -3,33 +3,16 @@
 //! Everything is checked before anything starts: a server that runs has settings that hold. Must not know: how they
 //! are carried out.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use jiff::SignedDuration;
+use recado_domain::opening::is_origin;
+use recado_runtime::auth::{TokenConfig, TokenSettings};
+pub use recado_runtime::settings::{Contradiction, Secret};
+use recado_runtime::settings::{Spelling, duration};
 use url::Url;
-
-/// A text that is shown to nobody.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
-}
-
-impl FromStr for Secret {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
-    }
-}
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -138,26 +121,6 @@ impl Default for Settings {
     }
 }
 
-/// Why settings do not hold, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-#[error("{problem}\n  fix: {fix}")]
-pub struct Contradiction {
-    /// What does not go together, or does not hold.
-    pub problem: String,
-    /// What to do.
-    pub fix: String,
-}
-
-impl Contradiction {
-    /// Puts the two together.
-    pub fn new(problem: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { problem: problem.into(), fix: fix.into() }
-    }
-}
-
-/// Leeway beyond this is no clock that is off, but a token that lives longer than it says.
-const MAX_LEEWAY: Duration = Duration::from_secs(300);
-
 impl Settings {
     /// Whether this is somebody's own machine: on loopback, and with no key for real tokens.
     pub fn is_development(&self) -> bool {
@@ -169,8 +132,23 @@ impl Settings {
         self.publish_key.is_empty() && self.publish_key_file.is_none()
     }
 
+    /// What is said about tokens.
+    pub(super) fn tokens(&self) -> TokenSettings {
+        TokenSettings {
+            secret: self.token_secret.clone(),
+            keys: self.token_key.clone(),
+            jwks: self.token_keys.clone(),
+            config: TokenConfig {
+                issuers: self.token_issuer.clone(),
+                audiences: self.token_audience.clone(),
+                tenant_claim: self.token_tenant_claim.clone(),
+                leeway: self.token_leeway,
+            },
+        }
+    }
+
     fn has_token_key(&self) -> bool {
-        self.token_secret.is_some() || !self.token_key.is_empty() || self.token_keys.is_some()
+        self.tokens().has_key()
     }
 
     /// Looks for what does not go together. Files and keys are judged where they are read.
@@ -210,12 +188,6 @@ impl Settings {
     }
 
     fn check_tokens(&self) -> Result<(), Contradiction> {
-        if self.token_secret.is_some() && (!self.token_key.is_empty() || self.token_keys.is_some()) {
-            return Err(Contradiction::new(
-                "--token-secret beside --token-key or --token-keys: whoever verifies with a secret can also sign with it",
-                "choose one: the secret, or the public keys",
-            ));
-        }
         let names_an_issuer = !self.token_issuer.is_empty() || !self.token_audience.is_empty();
         if names_an_issuer && !self.has_token_key() {
             return Err(Contradiction::new(
@@ -223,29 +195,17 @@ impl Settings {
                 "give --token-keys, --token-key or --token-secret, or leave the two out",
             ));
         }
-        if self.token_leeway > MAX_LEEWAY {
-            return Err(Contradiction::new(
-                format!("--token-leeway {:?} is more than 5 minutes: tokens would outlive their `exp` by it", self.token_leeway),
-                "correct the issuer's clock, and give at most 5m",
-            ));
-        }
-        Ok(())
+        self.tokens().check(Spelling::Flags)
     }
 
     fn check_origins(&self) -> Result<(), Contradiction> {
-        for origin in self.allow_origin.iter().filter(|origin| *origin != "*") {
-            let fits = Url::parse(origin).is_ok_and(|url| {
-                matches!(url.scheme(), "http" | "https")
-                    && url.origin().ascii_serialization() == origin.trim_end_matches('/').to_ascii_lowercase()
-            });
-            if !fits {
-                return Err(Contradiction::new(
-                    format!("--allow-origin {origin} is not what a browser sends as Origin"),
-                    "give scheme, host and port alone, such as https://app.example.com (no path, and no :443 or :80)",
-                ));
-            }
+        match self.allow_origin.iter().find(|origin| !is_origin(origin)) {
+            Some(origin) => Err(Contradiction::new(
+                format!("--allow-origin {origin} is not what a browser sends as Origin"),
+                "give scheme, host and port alone, such as https://app.example.com (no path, and no :443 or :80)",
+            )),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn check_public_url(&self) -> Result<(), Contradiction> {
@@ -256,11 +216,6 @@ impl Settings {
             _ => Ok(()),
         }
     }
-}
-
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let duration: SignedDuration = text.parse().map_err(|_| "give a number with its unit, such as 10s, 500ms or 1h".to_owned())?;
-    Duration::try_from(duration).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

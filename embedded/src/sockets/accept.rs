@@ -17,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use recado_domain::connection::{Protocol, SUBPROTOCOL};
 use recado_domain::ids::ConnectionId;
 use recado_domain::limits;
+use recado_domain::opening::{Declared, Origins};
 use recado_domain::ports::Entropy;
 use recado_runtime::system::SystemEntropy;
 use tokio::sync::OwnedSemaphorePermit;
@@ -24,38 +25,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connection::{self, Handle};
 use super::{Accepted, OpenSockets, Opening, Refusal, Routes};
-
-/// Which pages may open a socket. A request without `Origin` comes from no browser and may always.
-///
-/// This is no authentication, the token is: it keeps a page that got hold of a token from using it elsewhere.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origins {
-    /// Besides the server's own: each as a browser sends it, such as `https://app.example.com`; `*` is any.
-    pub allowed: Vec<String>,
-    /// Pages of any port of this machine: for development.
-    pub loopback: bool,
-}
-
-impl Origins {
-    fn admit(&self, headers: &HeaderMap) -> bool {
-        let Some(origin) = headers.get(header::ORIGIN) else { return true };
-        let Ok(origin) = origin.to_str() else { return false };
-        let host = origin.split_once("://").map(|(_, host)| host);
-        let own = headers.get(header::HOST).and_then(|own| own.to_str().ok());
-        self.allowed.iter().any(|allowed| allowed == "*" || allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
-            || host.zip(own).is_some_and(|(host, own)| host.eq_ignore_ascii_case(own))
-            || (self.loopback && host.is_some_and(names_this_machine))
-    }
-}
-
-/// Whether an authority (`host` or `host:port`) names this machine: `localhost` or a loopback address.
-pub fn names_this_machine(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1" || host == "[::1]"
-}
 
 /// `GET /ws`, leading to `routes`.
 pub fn router<R: Routes>(sockets: OpenSockets, routes: Arc<R>) -> Router {
@@ -99,11 +68,11 @@ async fn admit<R: Routes>(
 ) -> Result<Response, Refusal> {
     let upgrade = upgrade.map_err(|rejection| not_an_upgrade(&rejection))?.protocols([SUBPROTOCOL]);
     let options = &gate.sockets.shared.options;
-    if !options.origins.admit(headers) {
+    if !admits(&options.origins, headers) {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "this Origin may not connect; allow it in the server's settings (--allow-origin)"));
     }
     let Query(pairs) = query.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the query string is not percent-encoded UTF-8"))?;
-    let mut opening = read_query(pairs)?;
+    let mut opening = read(headers, pairs)?;
     if upgrade.selected_protocol().is_some() {
         opening.protocol = Protocol::Recado;
     }
@@ -210,32 +179,17 @@ fn not_an_upgrade(rejection: &WebSocketUpgradeRejection) -> Refusal {
     Refusal::new(StatusCode::UPGRADE_REQUIRED, format!("connect with a WebSocket client (ws:// or wss://): {}", rejection.body_text()))
 }
 
-fn read_query(pairs: Vec<(String, String)>) -> Result<Opening, Refusal> {
-    let bad = |detail: String| Refusal::new(StatusCode::BAD_REQUEST, detail);
-    let (mut token, mut device, mut protocol) = (None, None, None);
-    for (name, value) in pairs {
-        let (slot, limit) = match name.as_str() {
-            "token" => (&mut token, limits::TOKEN_BYTES),
-            "device" => (&mut device, limits::CLIENT_TEXT_BYTES),
-            "protocol" => (&mut protocol, limits::CLIENT_TEXT_BYTES),
-            _ => continue,
-        };
-        if value.len() > limit {
-            return Err(bad(format!("`{name}` is {} bytes, the limit is {limit}", value.len())));
-        }
-        if slot.replace(value).is_some() {
-            return Err(bad(format!("`{name}` is given twice; give it once")));
-        }
-    }
-    if device.as_ref().is_some_and(|device: &String| device.chars().any(char::is_control)) {
-        return Err(bad("`device` has a control character; remove it".to_owned()));
-    }
-    let protocol = match protocol.as_deref() {
-        None => Protocol::Plain,
-        Some(SUBPROTOCOL) => Protocol::Recado,
-        Some(_) => return Err(bad(format!("`protocol` is none this server speaks; it knows {SUBPROTOCOL}"))),
-    };
-    Ok(Opening { connection: random_id(), token, protocol, device: device.filter(|device| !device.is_empty()) })
+fn read(headers: &HeaderMap, pairs: Vec<(String, String)>) -> Result<Opening, Refusal> {
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let declared = Declared::read(pairs, authorization).map_err(|problem| Refusal::new(StatusCode::BAD_REQUEST, problem))?;
+    let Declared { token, protocol, device } = declared;
+    Ok(Opening { connection: random_id(), token, protocol, device })
+}
+
+/// Whether a page of the request's `Origin` may connect. One that is no text is nobody's.
+fn admits(origins: &Origins, headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    origins.admit(text(header::ORIGIN), text(header::HOST))
 }
 
 /// 128 random bits. Padded, as the gateway's ids are: who stores them must cope with `=`.
@@ -265,67 +219,18 @@ impl IntoResponse for Refusal {
 mod tests {
     use super::*;
 
-    fn headers(pairs: &[(header::HeaderName, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
-    }
-
-    fn pairs(given: &[(&str, &str)]) -> Vec<(String, String)> {
-        given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    }
-
     #[test]
-    fn a_page_of_another_origin_is_refused_unless_it_is_allowed() {
-        let foreign = headers(&[(header::ORIGIN, "https://evil.example"), (header::HOST, "recado.example")]);
-        assert!(!Origins { allowed: Vec::new(), loopback: true }.admit(&foreign));
-        assert!(Origins { allowed: vec!["https://evil.example/".to_owned()], loopback: false }.admit(&foreign));
-        assert!(Origins { allowed: vec!["*".to_owned()], loopback: false }.admit(&foreign));
-    }
-
-    #[test]
-    fn no_origin_and_the_own_origin_are_admitted() {
-        assert!(Origins::default().admit(&headers(&[(header::HOST, "a.example")])));
-        assert!(Origins::default().admit(&headers(&[(header::ORIGIN, "https://A.example:8443"), (header::HOST, "a.example:8443")])));
-        assert!(!Origins::default().admit(&headers(&[(header::ORIGIN, "null"), (header::HOST, "a.example")])));
-    }
-
-    #[test]
-    fn loopback_pages_are_admitted_in_development_only() {
-        for origin in ["http://localhost:5173", "http://127.0.0.1", "http://[::1]:8420"] {
-            let headers = headers(&[(header::ORIGIN, origin), (header::HOST, "a.example")]);
-            assert!(Origins { allowed: Vec::new(), loopback: true }.admit(&headers), "{origin}");
-            assert!(!Origins::default().admit(&headers), "{origin}");
-        }
-        let disguised = headers(&[(header::ORIGIN, "http://localhost.evil.example"), (header::HOST, "a.example")]);
-        assert!(!Origins { allowed: Vec::new(), loopback: true }.admit(&disguised));
-    }
-
-    #[test]
-    fn a_parameter_given_twice_is_refused() {
-        for name in ["token", "device", "protocol"] {
-            let refusal = read_query(pairs(&[(name, SUBPROTOCOL), (name, SUBPROTOCOL)])).unwrap_err();
-            assert_eq!(refusal.status, StatusCode::BAD_REQUEST);
-            assert!(refusal.detail.contains(name), "{}", refusal.detail);
-        }
-    }
-
-    #[test]
-    fn a_query_is_read_and_what_is_unknown_ignored() {
-        let opening = read_query(pairs(&[("token", "t"), ("device", "phone"), ("protocol", "recado.v1"), ("x", "1"), ("x", "2")])).unwrap();
-        assert_eq!(opening.token.as_deref(), Some("t"));
-        assert_eq!(opening.device.as_deref(), Some("phone"));
-        assert_eq!(opening.protocol, Protocol::Recado);
-    }
-
-    #[test]
-    fn a_token_above_the_limit_is_refused_without_repeating_it() {
-        let refusal = read_query(vec![("token".to_owned(), "s".repeat(limits::TOKEN_BYTES + 1))]).unwrap_err();
-        assert!(refusal.detail.contains("8193") && !refusal.detail.contains("ss"));
-    }
-
-    #[test]
-    fn an_opening_does_not_show_its_token() {
-        let opening = read_query(pairs(&[("token", "secret")])).unwrap();
+    fn headers_say_where_a_page_is_from_and_who_it_is() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ORIGIN, HeaderValue::from_static("https://a.example"));
+        headers.insert(header::HOST, HeaderValue::from_static("a.example"));
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
+        assert!(admits(&Origins::default(), &headers));
+        let opening = read(&headers, Vec::new()).unwrap();
+        assert_eq!(opening.token.as_deref(), Some("secret"));
         assert!(!format!("{opening:?}").contains("secret"));
+        headers.insert(header::ORIGIN, HeaderValue::from_bytes(b"https://a.example\xff").unwrap());
+        assert!(!admits(&Origins { allowed: vec!["https://a.example".to_owned()], loopback: true }, &headers));
     }
 
     #[test]

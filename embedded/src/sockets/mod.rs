@@ -31,13 +31,14 @@ use recado_domain::failure::Failure;
 use recado_domain::frame::ServerFrame;
 use recado_domain::ids::ConnectionId;
 use recado_domain::limits;
+use recado_domain::opening::Origins;
 use recado_domain::ports::{Entropy, Outcome, Posted, Sockets};
 use recado_runtime::system::SystemEntropy;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-pub use self::accept::{Origins, names_this_machine, router};
+pub use self::accept::router;
 use self::connection::{Ending, Handle};
 pub use self::door::Door;
 

@@ -10,6 +10,8 @@ mod http;
 mod jwks;
 mod keys;
 mod remote;
+#[cfg(feature = "jwks-http")]
+mod settings;
 
 use std::future::Future;
 use std::time::Duration;
@@ -26,6 +28,8 @@ pub use self::development::{DEVELOPMENT_KID, DevelopmentKey, InvalidDevelopmentK
 pub use self::http::{HttpJwks, InvalidJwksUrl, JWKS_BYTES};
 pub use self::keys::{Algorithm, InvalidKey, KeyError, KeySet, KeySource, VerifyingKey};
 pub use self::remote::{FetchFailed, FetchJwks, RemoteKeys, RemoteKeysConfig};
+#[cfg(feature = "jwks-http")]
+pub use self::settings::{ConfiguredKeys, TokenSettings};
 
 /// What a verified token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
