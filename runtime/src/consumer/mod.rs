@@ -1,17 +1,20 @@
 //! The loop of every queue worker: permit, poll, handle under a lease, settle, drain.
 //!
 //! Must not know: what a message means. A [`Handler`] says what each came to; the same handler serves a Lambda
-//! trigger, where the platform polls and settles.
+//! [`trigger`], where the platform polls and deletes.
+
+mod settle;
+pub mod trigger;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
 use recado_domain::failure::Failure;
 use recado_domain::ports::{AckToken, Entropy, Outcome, Queue, Received};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::settle::{Sorted, log_failures, persist};
 use crate::backoff::RetrySchedule;
 
 /// What a message came to.
@@ -176,29 +179,17 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
 
     async fn give_back(&self, batch: &[Received]) {
         let back: Vec<_> = batch.iter().map(|message| (message.token.clone(), Duration::ZERO)).collect();
-        self.log_failures("release", &self.queue.release(&back).await);
+        log_failures(self.config.name, "release", &self.queue.release(&back).await);
     }
 
     async fn work(self: Arc<Self>, batch: Vec<Received>, permit: OwnedSemaphorePermit) {
         metrics::counter!("recado_received_total", "queue" => self.config.name).increment(batch.len() as u64);
         let dispositions = tokio::select! {
-            dispositions = self.handle(&batch) => dispositions,
+            dispositions = settle::answers(&self.handler, &batch) => dispositions,
             never = self.keep_lease(&batch) => match never {},
         };
         self.settle(batch, dispositions).await;
         drop(permit);
-    }
-
-    /// Handles a batch in a task of its own: a panic gives the batch back and leaves the worker alive.
-    async fn handle(&self, batch: &[Received]) -> Vec<Disposition> {
-        let handler = self.handler.clone();
-        let messages = batch.to_vec();
-        let answers = tokio::spawn(async move { handler.handle(messages).await }).await;
-        match answers {
-            Ok(answers) if answers.len() == batch.len() => answers,
-            Ok(_) => retry_all(batch.len(), "the handler answered for another number of messages than it got"),
-            Err(_) => retry_all(batch.len(), "the handler panicked; its log line says where"),
-        }
     }
 
     /// Renews the lease at half its time until dropped: one lost renewal still leaves room for another.
@@ -206,98 +197,20 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
         let tokens: Vec<AckToken> = batch.iter().map(|message| message.token.clone()).collect();
         loop {
             tokio::time::sleep(self.config.visibility / 2).await;
-            self.log_failures("extend", &self.queue.extend(&tokens, self.config.visibility).await);
+            log_failures(self.config.name, "extend", &self.queue.extend(&tokens, self.config.visibility).await);
         }
     }
 
     async fn settle(&self, batch: Vec<Received>, dispositions: Vec<Disposition>) {
-        let (mut done, mut back, mut dead) = (Vec::new(), Vec::new(), Vec::new());
-        for (message, disposition) in batch.into_iter().zip(dispositions) {
-            match self.give_up(&message, disposition) {
-                Disposition::Done => done.push(message.token),
-                Disposition::Reject { reason } => {
-                    tracing::warn!(queue = self.config.name, message_id = message.message_id, reason, "message rejected");
-                    dead.push((message, reason));
-                }
-                Disposition::Retry { after, reason } => {
-                    let wait = self.config.retry.delay(message.receive_count, after, &*self.entropy);
-                    tracing::info!(
-                        queue = self.config.name,
-                        message_id = message.message_id,
-                        attempt = message.receive_count,
-                        ?wait,
-                        reason,
-                        "message given back"
-                    );
-                    back.push((message.token, wait));
-                }
-            }
-        }
-        let count = |outcome: &'static str, n: usize| {
-            metrics::counter!("recado_settled_total", "queue" => self.config.name, "outcome" => outcome).increment(n as u64)
-        };
-        count("done", done.len());
-        count("retry", back.len());
-        count("dead", dead.len());
-        self.persist("ack", done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
-        self.persist("release", back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
-        self.persist("reject", dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
+        let ConsumerConfig { name, retry, .. } = &self.config;
+        let Sorted { done, back, dead } = settle::sort(name, batch, dispositions, retry, &*self.entropy);
+        let queue = (*name, &*self.queue);
+        let done = done.into_iter().map(|message| message.token).collect();
+        let back = back.into_iter().map(|(message, wait)| (message.token, wait)).collect();
+        persist(queue, "ack", done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
+        persist(queue, "release", back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
+        persist(queue, "reject", dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
     }
-
-    /// Ends what was tried often enough.
-    fn give_up(&self, message: &Received, disposition: Disposition) -> Disposition {
-        match disposition {
-            Disposition::Retry { reason, .. } if message.receive_count >= self.config.retry.max_attempts => {
-                Disposition::Reject { reason: format!("gave up after {} attempts: {reason}", message.receive_count) }
-            }
-            other => other,
-        }
-    }
-
-    /// Carries out a batch call until no entry fails transiently, three times at most. What still fails is received
-    /// again when its lease ends: at least once, never lost.
-    async fn persist<T: Clone>(&self, what: &'static str, entries: Vec<T>, call: impl AsyncFn(&Q, &[T]) -> Vec<Outcome<()>>) {
-        if entries.is_empty() {
-            return;
-        }
-        let left = std::sync::Mutex::new(entries);
-        let once = || async {
-            let now = left.lock().map(|left| left.clone()).unwrap_or_default();
-            let answers = call(&self.queue, &now).await;
-            let failed: Vec<T> = now
-                .into_iter()
-                .zip(&answers)
-                .filter(|(_, answer)| answer.as_ref().is_err_and(Failure::is_transient))
-                .map(|(entry, _)| entry)
-                .collect();
-            let none_left = failed.is_empty();
-            if let Ok(mut left) = left.lock() {
-                *left = failed;
-            }
-            if none_left { Ok(answers) } else { Err(answers) }
-        };
-        let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_times(2).with_jitter();
-        let (Ok(answers) | Err(answers)) = once.retry(backoff).await;
-        self.log_failures(what, &answers);
-    }
-
-    fn log_failures(&self, what: &'static str, answers: &[Outcome<()>]) {
-        let failed: Vec<&Failure> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
-        if let Some(first) = failed.first() {
-            metrics::counter!("recado_queue_failures_total", "queue" => self.config.name, "call" => what).increment(failed.len() as u64);
-            tracing::warn!(
-                queue = self.config.name,
-                call = what,
-                failed = failed.len(),
-                reason = first.reason(),
-                "queue call failed; the messages are received again"
-            );
-        }
-    }
-}
-
-fn retry_all(count: usize, reason: &str) -> Vec<Disposition> {
-    vec![Disposition::Retry { after: None, reason: reason.to_owned() }; count]
 }
 
 #[cfg(test)]
