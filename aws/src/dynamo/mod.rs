@@ -38,7 +38,11 @@ mod item;
 mod marks;
 mod query;
 mod restamp;
+#[cfg(test)]
+mod script;
 mod table;
+#[cfg(test)]
+mod tests;
 mod update;
 
 pub use claims::DynamoClaims;
