@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest, BatchStatementResponse};
+use aws_sdk_dynamodb::types::{AttributeValue, BatchStatementRequest};
 use futures_util::{StreamExt, stream};
 use recado_domain::failure::Failure;
 use recado_domain::ids::DeliveryKey;
@@ -17,13 +17,11 @@ use recado_domain::notification::{Appended, NewEntry, Notification};
 use recado_domain::ports::{Clock, Entropy, Marks, Outcome};
 use recado_domain::position::Position;
 
+use super::batch::{self, STATEMENTS, Said};
 use super::inbox::Inner;
 use super::item::{self, ACKED_AT, ARCHIVED_AT, CONTENT, EXPIRES_AT, Item, Key, READ_AT, READ_UP_TO};
-use super::table::{ATTEMPTS, BATCH_WRITES, Broken, CONCURRENT_CALLS, pause};
+use super::table::{Broken, CONCURRENT_CALLS, Table};
 use super::{PARTITION_KEY, POSITION, SORT_KEY, TIME_TO_LIVE};
-use crate::failure::{failure_of_entry, unanswered};
-
-const CALL: &str = "DynamoDB BatchExecuteStatement";
 
 /// What an answer needs of a stored entry, and of the marks of its owner.
 pub(super) const STORED: [&str; 5] = [POSITION, ACKED_AT, READ_AT, ARCHIVED_AT, READ_UP_TO];
@@ -39,25 +37,13 @@ struct Wanted<'a> {
 struct Fate {
     /// The positions it was sent with. One of them stored is ours.
     sent: Vec<Position>,
-    state: State,
-}
-
-#[derive(Debug, Clone)]
-enum State {
-    /// To be sent, or to be sent again.
-    Open(Broken),
-    /// At the position sent last.
-    Inserted,
-    /// There before, or since an attempt without an answer.
-    Present,
-    /// Not to be tried again.
-    Refused(Failure),
+    said: Result<Said, Broken>,
 }
 
 /// Inserts what is absent; answers what is stored, in order. Keys may repeat.
 pub(super) async fn append<K: Clock, E: Entropy>(inbox: &Inner<K, E>, entries: &[NewEntry]) -> Vec<Outcome<Appended>> {
     let (wanted, place) = distinct(entries);
-    let calls: Vec<_> = wanted.chunks(BATCH_WRITES).map(|batch| insert(inbox, batch)).collect();
+    let calls: Vec<_> = wanted.chunks(STATEMENTS).map(|batch| insert(inbox, batch)).collect();
     let fates: Vec<Fate> = stream::iter(calls).buffered(CONCURRENT_CALLS).collect::<Vec<_>>().await.into_iter().flatten().collect();
     let mut answers = read_back(inbox, &wanted, fates).await;
     let repeat = |answer: &Outcome<Appended>| answer.clone().map(|appended| Appended { inserted: false, ..appended });
@@ -92,47 +78,16 @@ fn render(notification: &Notification) -> Arc<str> {
     serde_json::to_string(notification).expect("a notification has string keys only").into()
 }
 
-/// Sends one batch until each of its entries came to something, or the attempts are used up.
+/// Sends one batch, each entry at a position of the moment of its attempt.
 async fn insert<K: Clock, E: Entropy>(inbox: &Inner<K, E>, batch: &[Wanted<'_>]) -> Vec<Fate> {
-    let unsent = Broken { failure: unanswered(CALL), maybe_done: false };
-    let mut fates: Vec<Fate> = batch.iter().map(|_| Fate { sent: Vec::new(), state: State::Open(unsent.clone()) }).collect();
-    for attempt in 1..=ATTEMPTS {
-        let open: Vec<usize> = (0..batch.len()).filter(|at| matches!(fates[*at].state, State::Open(_))).collect();
-        if open.is_empty() {
-            break;
-        }
-        if attempt > 1 {
-            pause(attempt - 1, &inbox.entropy).await;
-        }
-        if let Err(broken) = send(inbox, batch, &open, &mut fates).await {
-            if broken.failure.is_transient() || open.len() == 1 {
-                open.iter().for_each(|at| fates[*at].broke(broken.clone()));
-                continue;
-            }
-            // Refused as a whole, perhaps for one of them: none is to suffer for another.
-            for at in open {
-                if let Err(broken) = send(inbox, batch, &[at], &mut fates).await {
-                    fates[at].broke(broken);
-                }
-            }
-        }
-    }
-    fates
-}
-
-/// Sends the entries at these places once, each at a position of this moment.
-async fn send<K: Clock, E: Entropy>(inbox: &Inner<K, E>, batch: &[Wanted<'_>], places: &[usize], fates: &mut [Fate]) -> Result<(), Broken> {
-    let mut statements = Vec::with_capacity(places.len());
-    for at in places {
+    let mut sent = vec![Vec::new(); batch.len()];
+    let statement = |at: usize, _| {
         let position = inbox.take_position();
-        fates[*at].sent.push(position);
-        statements.push(statement(inbox, &batch[*at], position));
-    }
-    let mut answers = inbox.table.execute(statements).await?.into_iter();
-    for at in places {
-        fates[*at].answered(answers.next());
-    }
-    Ok(())
+        sent[at].push(position);
+        statement(inbox, &batch[at], position)
+    };
+    let said = batch::settle(&inbox.table, &inbox.entropy, batch.len(), statement).await;
+    sent.into_iter().zip(said).map(|(sent, said)| Fate { sent, said }).collect()
 }
 
 fn statement<K: Clock, E: Entropy>(inbox: &Inner<K, E>, wanted: &Wanted<'_>, at: Position) -> BatchStatementRequest {
@@ -145,61 +100,41 @@ fn statement<K: Clock, E: Entropy>(inbox: &Inner<K, E>, wanted: &Wanted<'_>, at:
         (TIME_TO_LIVE, item::seconds(notification.collect_at(inbox.clock.now()))),
     ];
     attributes.extend(notification.expires_at.map(|expires_at| (EXPIRES_AT, item::moment(expires_at))));
+    insert_statement(&inbox.table, attributes)
+}
+
+/// An `INSERT` of these attributes.
+pub(super) fn insert_statement(table: &Table, attributes: Vec<(&str, AttributeValue)>) -> BatchStatementRequest {
     let names = attributes.iter().map(|(name, _)| format!("'{name}': ?")).collect::<Vec<_>>().join(", ");
     let values = attributes.into_iter().map(|(_, value)| value).collect();
     BatchStatementRequest::builder()
-        .statement(format!("INSERT INTO \"{}\" VALUE {{{names}}}", inbox.table.name))
+        .statement(format!("INSERT INTO \"{}\" VALUE {{{names}}}", table.name))
         .set_parameters(Some(values))
         .build()
         .expect("the statement is set")
 }
 
 impl Fate {
-    /// Takes the answer of one statement.
-    fn answered(&mut self, answer: Option<BatchStatementResponse>) {
-        let Some(answer) = answer else { return self.broke(Broken { failure: unanswered(CALL), maybe_done: true }) };
-        let Some(error) = answer.error else {
-            self.state = State::Inserted;
-            return;
-        };
-        let code = error.code.as_ref().map_or("", |code| code.as_str());
-        if code == "DuplicateItem" {
-            self.state = State::Present;
-            return;
-        }
-        // Throttled, and refused, means not done; a server that failed may have done it.
-        self.broke(Broken { failure: failure_of_entry(CALL, code, error.message.as_deref()), maybe_done: code == "InternalServerError" });
-    }
-
-    fn broke(&mut self, broken: Broken) {
-        let before = matches!(&self.state, State::Open(before) if before.maybe_done);
-        self.state = match broken.failure.is_transient() {
-            true => State::Open(Broken { maybe_done: before || broken.maybe_done, ..broken }),
-            false => State::Refused(broken.failure),
-        };
-    }
-
     /// Whether only the store can tell what is there.
     fn needs_reading(&self) -> bool {
-        match &self.state {
-            State::Present => true,
-            State::Open(broken) => broken.maybe_done,
-            State::Inserted | State::Refused(_) => false,
+        match &self.said {
+            Ok(Said::Done) => false,
+            Ok(Said::Taken | Said::Unmet(_)) => true,
+            Err(broken) => broken.maybe_done,
         }
     }
 
     fn answer(&self, stored: impl FnOnce() -> Outcome<Option<Appended>>) -> Outcome<Appended> {
-        match &self.state {
-            State::Inserted => {
-                let position = *self.sent.last().expect("what was inserted was sent");
+        match &self.said {
+            Ok(Said::Done) => {
+                let position = *self.sent.last().expect("what was done was sent");
                 Ok(Appended { position, inserted: true, acked_at: None, read_at: None, archived_at: None })
             }
-            State::Refused(failure) => Err(failure.clone()),
-            State::Present => {
+            Ok(Said::Taken | Said::Unmet(_)) => {
                 stored()?.ok_or_else(|| Failure::transient("the entry was there, and is gone")).map(|appended| self.with_origin(appended))
             }
-            State::Open(broken) if !broken.maybe_done => Err(broken.failure.clone()),
-            State::Open(broken) => match stored() {
+            Err(broken) if !broken.maybe_done => Err(broken.failure.clone()),
+            Err(broken) => match stored() {
                 Ok(Some(appended)) => Ok(self.with_origin(appended)),
                 Ok(None) | Err(_) => Err(broken.failure.clone()),
             },

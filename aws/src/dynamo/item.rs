@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
+use recado_domain::address::AddressKey;
 use recado_domain::ids::{ConnectionId, DeliveryKey, NotificationId, RecipientKey};
 use recado_domain::ports::Marks;
 use recado_domain::position::Position;
@@ -62,6 +63,11 @@ impl Key {
     /// A mail's claim: a partition of its own, since nobody asks for all claims of a user.
     pub(crate) fn claim(key: &DeliveryKey) -> Self {
         Self { pk: format!("M#{}#{}", key.recipient.joined(), key.notification), sk: "M".to_owned() }
+    }
+
+    /// An address to which nothing more is sent.
+    pub(crate) fn suppression(address: AddressKey) -> Self {
+        Self { pk: format!("S#{address}"), sk: "S".to_owned() }
     }
 
     /// The key that an item carries.

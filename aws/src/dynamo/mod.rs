@@ -1,4 +1,4 @@
-//! Inboxes, connections and claims in one DynamoDB table.
+//! Inboxes, connections, claims and suppressions in one DynamoDB table.
 //!
 //! | item | `pk` | `sk` | holds |
 //! |---|---|---|---|
@@ -6,6 +6,7 @@
 //! | marks | `U#tenant#user` | `MARKS` | `read_up_to`, `pending_from`, and `position` = `~` |
 //! | connections | `U#tenant#user` | `STATE` | `c_<connection id>`: one map for each |
 //! | reverse | `C#<connection id>` | `C` | `tenant`, `user`, `row` |
+//! | suppression | `S#<hash of an address>` | `S` | `cause`, `since`; never collected |
 //! | claim | `M#tenant#user#<notification id>` | `M` | `holder`, `held_until`, `sent_at` |
 //!
 //! `ttl` collects what is over, some time after its second ("Using time to live in DynamoDB": within days). It hides nothing:
@@ -14,23 +15,25 @@
 //! # What the index projects, and what that costs
 //!
 //! Entries are read through a local index, since no other reads strongly consistently (R2). It projects *everything*.
-//! A write unit is a kilobyte begun, a read unit four ("DynamoDB read and write operations"; "Local secondary indexes:
-//! provisioned throughput considerations"). For an entry of 0.8 KB:
+//! A write unit is a kilobyte begun, a read unit four, and costs a fifth of it ("DynamoDB read and write operations";
+//! "Provisioned throughput considerations for local secondary indexes"). For an entry of 0.6 KB:
 //!
 //! | units | everything | states alone | keys alone |
 //! |---|---|---|---|
 //! | append | 2 write | 2 write | 2 write |
 //! | acknowledge, read or archive by id | 2 write | 2 write | 1 write |
-//! | stamp again (in a transaction) | 6 write, 2 for its check | 6, 2 | 6, 2 |
-//! | a page of 100 | 20 read | 5 + 100 read | 4 + 100 read |
-//! | count 100 unread | 20 read | 5 read | 4 + 100 read |
+//! | stamp again, with the check of the marks | 8 write | 8 write | 8 write |
+//! | a page of 100 | 15 read | 4 + 100 read | 3 + 100 read |
+//! | count the unread among 100 | 15 read | 4 read | 3 + 100 read |
 //!
-//! A read that asks an index for what it does not project is one call all the same, and fetches each entry from
-//! the table, a read unit begun for each. docs/adr/0005 has the whole of it.
+//! A query of what an index does not project is one call all the same, and fetches each entry from the table, a read
+//! unit begun for each. Over an entry's life everything is the cheapest as soon as it is shown or counted a dozen
+//! times, and the one whose pages cost least while everybody reconnects. docs/adr/0005 has the whole of it.
 //!
 //! Must not know: rules of delivery, who calls.
 
 mod append;
+mod batch;
 mod claims;
 mod connections;
 mod inbox;
@@ -40,6 +43,7 @@ mod query;
 mod restamp;
 #[cfg(test)]
 mod script;
+mod suppressions;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -48,6 +52,7 @@ mod update;
 pub use claims::DynamoClaims;
 pub use connections::DynamoConnections;
 pub use inbox::DynamoInbox;
+pub use suppressions::DynamoSuppressions;
 
 /// The partition key of the table and of its index: whose it is.
 pub const PARTITION_KEY: &str = "pk";

@@ -21,8 +21,6 @@ use super::item::{Item, Key};
 use crate::clients::Clients;
 use crate::failure::failure_of;
 
-/// Statements of one `BatchExecuteStatement`, and items of one batch write ("Quotas in Amazon DynamoDB").
-pub(crate) const BATCH_WRITES: usize = 25;
 /// Keys of one `BatchGetItem` ("Quotas in Amazon DynamoDB").
 const BATCH_GETS: usize = 100;
 /// Calls of one batch that run at the same time: enough to hide a round trip, too few to starve others of connections.

@@ -784,3 +784,41 @@ async fn a_claim_whose_answer_was_lost_is_claimed_again_by_the_same_holder() {
     script.end();
     assert_eq!(claimed, Ok(recado_domain::ports::Claim::Taken));
 }
+
+mod suppressed {
+    use super::*;
+    use crate::dynamo::DynamoSuppressions;
+    use recado_domain::address::AddressKey;
+    use recado_domain::ports::{SuppressionCause, Suppressions};
+
+    fn suppressions(script: &Script) -> DynamoSuppressions<ManualClock, SeededEntropy> {
+        DynamoSuppressions::new(&script.clients(), "recado", ManualClock::default(), SeededEntropy::new(7))
+    }
+
+    fn key(name: &str) -> AddressKey {
+        AddressKey::of(&format!("{name}@example.com")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_there_already_is_as_good_and_what_fails_fails_alone() {
+        let mut script = Script::default().then("BatchExecuteStatement", |request| {
+            assert!(!request.to_string().contains("example.com"), "no address reaches a store");
+            responses(vec![failed("DuplicateItem"), failed("ThrottlingError"), inserted(1).remove(0)])
+        });
+        for _ in 0..2 {
+            script = script.then("BatchExecuteStatement", |_| responses(vec![failed("ThrottlingError")]));
+        }
+        let wanted = ["a", "b", "c", "b"].map(|name| (key(name), SuppressionCause::Bounce));
+        let answers = suppressions(&script).suppress(&wanted).await;
+        script.end();
+        assert!(answers[0].is_ok() && is_transient(&answers[1]) && answers[2].is_ok() && is_transient(&answers[3]));
+    }
+
+    #[tokio::test]
+    async fn a_suppression_that_cannot_be_read_is_no_permission_to_send() {
+        let script =
+            Script::default().then("BatchGetItem", |request| got(json!([request["RequestItems"]["recado"]["Keys"][0]]), json!({})));
+        assert!(is_permanent(&suppressions(&script).suppressed(&[key("a")]).await[0]));
+        script.end();
+    }
+}

@@ -4,22 +4,20 @@
 //! `ConditionalCheckFailed` and writes nothing, so no update creates an entry. Such ids are left out of the answer.
 //! After a call without an answer the entries that carry the very moment of this update are ours too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use aws_sdk_dynamodb::types::{BatchStatementRequest, BatchStatementResponse, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{BatchStatementRequest, ReturnValuesOnConditionCheckFailure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use recado_domain::ids::{NotificationId, RecipientKey};
 use recado_domain::ports::{Clock, Entropy, Outcome};
 use recado_domain::position::Position;
 
+use super::batch::{self, STATEMENTS, Said};
 use super::inbox::Inner;
 use super::item;
-use super::table::{ATTEMPTS, BATCH_WRITES, CONCURRENT_CALLS, pause};
+use super::table::CONCURRENT_CALLS;
 use super::{PARTITION_KEY, POSITION, SORT_KEY};
-use crate::failure::{failure_of_entry, unanswered};
-
-const CALL: &str = "DynamoDB BatchExecuteStatement";
 
 /// One state of a user's entries, about to be set.
 #[derive(Debug)]
@@ -44,43 +42,15 @@ pub(super) async fn set<K: Clock, E: Entropy>(
     // A call must not name an item twice.
     let mut seen = HashSet::new();
     let ids: Vec<NotificationId> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
-    let calls: Vec<_> = ids.chunks(BATCH_WRITES).map(|batch| send(inbox, &update, batch)).collect();
+    let calls: Vec<_> = ids.chunks(STATEMENTS).map(|batch| send(inbox, &update, batch)).collect();
     stream::iter(calls).buffered(CONCURRENT_CALLS).try_concat().await
 }
 
-/// Sends one batch until each of its entries came to something.
+/// Sends one batch; answers what it changed.
 async fn send<K: Clock, E: Entropy>(inbox: &Inner<K, E>, update: &Update, ids: &[NotificationId]) -> Outcome<Vec<NotificationId>> {
-    let mut changed: HashMap<NotificationId, bool> = HashMap::new();
-    let mut failure = None;
-    for attempt in 1..=ATTEMPTS {
-        let open: Vec<NotificationId> = ids.iter().copied().filter(|id| !changed.contains_key(id)).collect();
-        if open.is_empty() {
-            break;
-        }
-        if attempt > 1 {
-            pause(attempt - 1, &inbox.entropy).await;
-        }
-        let statements = open.iter().map(|id| update.statement(&inbox.table.name, *id, attempt > 1)).collect();
-        let mut answers = match inbox.table.execute(statements).await {
-            Ok(answers) => answers.into_iter(),
-            Err(broken) if broken.failure.is_transient() => {
-                failure = Some(broken.failure);
-                continue;
-            }
-            Err(broken) => return Err(broken.failure),
-        };
-        for id in open {
-            match update.came_to(answers.next()) {
-                Ok(is_changed) => drop(changed.insert(id, is_changed)),
-                Err(refused) if refused.is_transient() => failure = Some(refused),
-                Err(refused) => return Err(refused),
-            }
-        }
-    }
-    match failure {
-        Some(failure) if changed.len() < ids.len() => Err(failure),
-        _ => Ok(ids.iter().copied().filter(|id| changed.get(id) == Some(&true)).collect()),
-    }
+    let statement = |at: usize, attempt| update.statement(&inbox.table.name, ids[at], attempt > 1);
+    let said = batch::all(batch::settle(&inbox.table, &inbox.entropy, ids.len(), statement).await)?;
+    Ok(ids.iter().zip(said).filter(|(_, said)| update.changed(said)).map(|(id, _)| *id).collect())
 }
 
 impl Update {
@@ -100,12 +70,11 @@ impl Update {
     }
 
     /// Whether a statement changed its entry.
-    fn came_to(&self, answer: Option<BatchStatementResponse>) -> Outcome<bool> {
-        let answer = answer.ok_or_else(|| unanswered(CALL))?;
-        let Some(error) = answer.error else { return Ok(true) };
-        match error.code.as_ref().map_or("", |code| code.as_str()) {
-            "ConditionalCheckFailed" => Ok(error.item.is_some_and(|there| item::moment_of(&there, self.state) == Some(self.at))),
-            code => Err(failure_of_entry(CALL, code, error.message.as_deref())),
+    fn changed(&self, said: &Said) -> bool {
+        match said {
+            Said::Done => true,
+            Said::Unmet(there) => there.as_ref().is_some_and(|there| item::moment_of(there, self.state) == Some(self.at)),
+            Said::Taken => false,
         }
     }
 }
