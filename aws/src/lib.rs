@@ -2,6 +2,7 @@
 //!
 //! The only library of the house that knows an AWS SDK. Must not know: any rule of delivery.
 
+mod batch;
 pub mod calls;
 mod clients;
 pub mod dynamo;
@@ -17,3 +18,5 @@ mod sqs;
 
 pub use calls::Calls;
 pub use clients::Clients;
+pub use sns::SnsBus;
+pub use sqs::{SqsDeadLetters, SqsQueue};

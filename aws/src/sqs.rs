@@ -1,1 +1,400 @@
 //! Queues and dead letters on SQS.
+//!
+//! SQS counts in whole seconds: times are rounded up. It keeps no order, may deliver twice, and has no way to name a
+//! message but to receive it: listing dead letters receives them and gives them back. Must not know: what a message means.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use aws_sdk_sqs::types::{
+    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageAttributeValue,
+    MessageSystemAttributeName, SendMessageBatchRequestEntry,
+};
+use jiff::Timestamp;
+use recado_domain::failure::Failure;
+use recado_domain::limits;
+use recado_domain::message::{
+    ATTRIBUTE_ATTEMPT, ATTRIBUTE_CHANNELS, ATTRIBUTE_REASON, ATTRIBUTE_TENANT, ATTRIBUTE_TYPE, Attributes, short_reason,
+};
+use recado_domain::ports::{AckToken, DeadLetter, DeadLetters, Outcome, Outgoing, Queue, Received};
+
+use crate::batch::{Answers, CALL_BYTES, escaped, id_of, in_batches, refused, taken};
+use crate::clients::Clients;
+use crate::failure::failure_of;
+
+const SEND: &str = "SQS SendMessageBatch";
+const DELETE: &str = "SQS DeleteMessageBatch";
+const CHANGE: &str = "SQS ChangeMessageVisibilityBatch";
+
+/// Attributes of one message ("Amazon SQS message metadata").
+const ATTRIBUTES: usize = 10;
+/// How long a rejection may take before somebody else may receive the message again.
+const REJECTION: Duration = Duration::from_secs(60);
+/// How long listing or redriving may keep dead letters from others.
+const LOOK: Duration = Duration::from_secs(60);
+/// A poll that waits asks all of SQS's servers, one that does not asks some ("Amazon SQS short and long polling").
+const LOOK_WAIT: Duration = Duration::from_secs(1);
+/// Dead letters that one look takes, at the most: more would not come back in time.
+const LOOK_LETTERS: usize = 5_000;
+/// The type of every attribute that is sent.
+const STRING: &str = "String";
+/// The attributes that mean something to Recado, which a dead letter keeps before others.
+const OWN: [&str; 4] = [ATTRIBUTE_TYPE, ATTRIBUTE_CHANNELS, ATTRIBUTE_TENANT, ATTRIBUTE_ATTEMPT];
+/// The reason of a letter that has none of its own.
+const MOVED_BY_SQS: &str = "received too often without being settled: moved by the queue's redrive policy";
+
+/// One queue, and where its dead letters go.
+#[derive(Debug, Clone)]
+pub struct SqsQueue {
+    own: Url,
+    dead_letters: Url,
+}
+
+impl SqsQueue {
+    /// The queues of these URLs.
+    pub fn new(clients: &Clients, queue_url: impl Into<String>, dead_letters_url: impl Into<String>) -> Self {
+        Self { own: Url::new(clients, queue_url), dead_letters: Url::new(clients, dead_letters_url) }
+    }
+}
+
+impl Queue for SqsQueue {
+    fn max_batch(&self) -> usize {
+        limits::AWS_BATCH_ENTRIES
+    }
+
+    async fn receive(&self, max: usize, wait: Duration, visibility: Duration) -> Outcome<Vec<Received>> {
+        let messages = self.own.receive(max, wait, visibility).await?;
+        Ok(messages.into_iter().map(received).collect())
+    }
+
+    async fn ack(&self, tokens: &[AckToken]) -> Vec<Outcome<()>> {
+        let handles: Vec<&str> = tokens.iter().map(|token| token.0.as_str()).collect();
+        self.own.delete(&handles).await
+    }
+
+    async fn extend(&self, tokens: &[AckToken], visibility: Duration) -> Vec<Outcome<()>> {
+        let messages: Vec<_> = tokens.iter().map(|token| (token.0.as_str(), visibility)).collect();
+        self.own.hide(&messages).await
+    }
+
+    async fn release(&self, messages: &[(AckToken, Duration)]) -> Vec<Outcome<()>> {
+        let messages: Vec<_> = messages.iter().map(|(token, delay)| (token.0.as_str(), *delay)).collect();
+        self.own.hide(&messages).await
+    }
+
+    /// Extends, sends, then deletes: a token that is stale changes nothing, and a message is never in neither queue.
+    /// One whose deletion fails is in both, and becomes a second dead letter when it is received again.
+    async fn reject(&self, messages: &[(Received, String)]) -> Vec<Outcome<()>> {
+        let mut steps = Steps::new(messages);
+        let held: Vec<_> = steps.open().map(|(message, _)| (message.token.0.as_str(), REJECTION)).collect();
+        steps.passed(self.own.hide(&held).await);
+        let letters: Vec<_> = steps.open().map(|(message, reason)| dead_letter(message, reason)).collect();
+        steps.passed(self.dead_letters.send(&letters).await);
+        let done: Vec<_> = steps.open().map(|(message, _)| message.token.0.as_str()).collect();
+        steps.passed(self.own.delete(&done).await);
+        steps.answers
+    }
+
+    async fn send(&self, messages: &[Outgoing]) -> Vec<Outcome<()>> {
+        self.own.send(messages).await
+    }
+}
+
+/// The dead letters of one queue, for operators.
+#[derive(Debug, Clone)]
+pub struct SqsDeadLetters {
+    queue: Url,
+    letters: Url,
+}
+
+impl SqsDeadLetters {
+    /// The queues of these URLs.
+    pub fn new(clients: &Clients, queue_url: impl Into<String>, dead_letters_url: impl Into<String>) -> Self {
+        Self { queue: Url::new(clients, queue_url), letters: Url::new(clients, dead_letters_url) }
+    }
+
+    /// Receives letters until `enough`, or there are no others; those that another look holds are not seen.
+    async fn look(&self, enough: impl Fn(&BTreeMap<String, Message>) -> bool) -> Outcome<BTreeMap<String, Message>> {
+        let mut seen = BTreeMap::new();
+        while seen.len() < LOOK_LETTERS && !enough(&seen) {
+            let before = seen.len();
+            match self.letters.receive(limits::AWS_BATCH_ENTRIES, LOOK_WAIT, LOOK).await {
+                Ok(messages) => seen.extend(messages.into_iter().map(|message| (message_id(&message).to_owned(), message))),
+                Err(failure) => {
+                    self.give_back(seen.values()).await;
+                    return Err(failure);
+                }
+            }
+            // None, or only some that came back because this took so long.
+            if seen.len() == before {
+                break;
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn give_back(&self, messages: impl Iterator<Item = &Message>) {
+        let messages: Vec<_> = messages.map(|message| (handle(message), Duration::ZERO)).collect();
+        let answers = self.letters.hide(&messages).await;
+        let failed = answers.iter().filter(|answer| answer.is_err()).count();
+        if failed > 0 {
+            tracing::warn!(failed, "dead letters could not be given back; they show again within {} s", LOOK.as_secs());
+        }
+    }
+
+    /// Sends letters back, then deletes them. One whose deletion fails is in both queues.
+    async fn move_back(&self, letters: &[&Message]) -> Vec<Outcome<()>> {
+        let mut steps = Steps::new(letters);
+        let outgoing: Vec<_> = letters.iter().map(|message| redriven(message)).collect();
+        let sent = self.queue.send(&outgoing).await;
+        let unsent = letters.iter().zip(&sent).filter(|(_, sent)| sent.is_err()).map(|(letter, _)| *letter);
+        self.give_back(unsent).await;
+        steps.passed(sent);
+        let done: Vec<_> = steps.open().map(|message| handle(message)).collect();
+        steps.passed(self.letters.delete(&done).await);
+        steps.answers
+    }
+}
+
+impl DeadLetters for SqsDeadLetters {
+    /// Looks at up to 5,000 letters, hidden from others meanwhile, for SQS knows no order: of more, some of the oldest
+    /// may be missing. A letter that SQS itself moved keeps the time it was first sent.
+    async fn list(&self, max: usize) -> Outcome<Vec<DeadLetter>> {
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        let seen = self.look(|_| false).await?;
+        self.give_back(seen.values()).await;
+        let mut letters: Vec<DeadLetter> = seen.values().map(letter).collect();
+        letters.sort_by(|one, other| (one.dead_at, &one.id).cmp(&(other.dead_at, &other.id)));
+        letters.truncate(max);
+        Ok(letters)
+    }
+
+    async fn redrive(&self, ids: &[String]) -> Vec<Outcome<()>> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let seen = match self.look(|seen| ids.iter().all(|id| seen.contains_key(id))).await {
+            Ok(seen) => seen,
+            Err(failure) => return ids.iter().map(|_| Err(failure.clone())).collect(),
+        };
+        self.give_back(seen.iter().filter(|(id, _)| !ids.contains(id)).map(|(_, message)| message)).await;
+        let wanted: Vec<(&String, &Message)> = seen.iter().filter(|(id, _)| ids.contains(id)).collect();
+        let messages: Vec<&Message> = wanted.iter().map(|(_, message)| *message).collect();
+        let moved = self.move_back(&messages).await;
+        // The first mention of an id takes its answer; a letter moves once.
+        let mut moved: HashMap<&String, Outcome<()>> = wanted.into_iter().map(|(id, _)| id).zip(moved).collect();
+        ids.iter().map(|id| moved.remove(id).unwrap_or_else(|| Err(Failure::permanent("no dead letter has this id")))).collect()
+    }
+}
+
+/// One queue of SQS.
+#[derive(Debug, Clone)]
+struct Url {
+    sqs: aws_sdk_sqs::Client,
+    polls: aws_sdk_sqs::Client,
+    url: String,
+}
+
+impl Url {
+    fn new(clients: &Clients, url: impl Into<String>) -> Self {
+        Self { sqs: clients.sqs.clone(), polls: clients.sqs_polls.clone(), url: url.into() }
+    }
+
+    async fn receive(&self, max: usize, wait: Duration, visibility: Duration) -> Outcome<Vec<Message>> {
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        let call = self
+            .polls
+            .receive_message()
+            .queue_url(&self.url)
+            .max_number_of_messages(i32::try_from(max.min(limits::AWS_BATCH_ENTRIES)).unwrap_or(1))
+            .wait_time_seconds(seconds(wait, limits::QUEUE_POLL))
+            .visibility_timeout(seconds(visibility, limits::QUEUE_VISIBILITY))
+            .message_attribute_names("All")
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp);
+        let output = call.send().await.map_err(|error| failure_of(&error))?;
+        Ok(output.messages.unwrap_or_default())
+    }
+
+    async fn send(&self, messages: &[Outgoing]) -> Vec<Outcome<()>> {
+        let messages: Vec<&Outgoing> = messages.iter().collect();
+        in_batches(SEND, &messages, |message| Ok(bytes(&message.body, &message.attributes)), |group| self.send_call(group)).await
+    }
+
+    async fn send_call(&self, messages: Vec<&Outgoing>) -> Outcome<Answers> {
+        let entries = messages.into_iter().enumerate().map(|(number, message)| {
+            let entry = SendMessageBatchRequestEntry::builder()
+                .id(id_of(number))
+                .message_body(escaped(message.body.clone()))
+                .delay_seconds(seconds(message.delay, limits::QUEUE_DELAY))
+                .set_message_attributes(Some(sdk_attributes(&message.attributes)));
+            entry.build().expect("an entry with id and body is complete")
+        });
+        let call = self.sqs.send_message_batch().queue_url(&self.url).set_entries(Some(entries.collect()));
+        let output = call.send().await.map_err(|error| failure_of(&error))?;
+        Ok(answers(SEND, output.successful().iter().map(|entry| entry.id()), output.failed()))
+    }
+
+    async fn delete(&self, handles: &[&str]) -> Vec<Outcome<()>> {
+        in_batches(DELETE, handles, |handle| given(handle), |group| self.delete_call(group)).await
+    }
+
+    async fn delete_call(&self, handles: Vec<&str>) -> Outcome<Answers> {
+        let entries = handles.into_iter().enumerate().map(|(number, handle)| {
+            let entry = DeleteMessageBatchRequestEntry::builder().id(id_of(number)).receipt_handle(handle);
+            entry.build().expect("an entry with id and handle is complete")
+        });
+        let call = self.sqs.delete_message_batch().queue_url(&self.url).set_entries(Some(entries.collect()));
+        let output = call.send().await.map_err(|error| failure_of(&error))?;
+        Ok(answers(DELETE, output.successful().iter().map(|entry| entry.id()), output.failed()))
+    }
+
+    /// Hides received messages from now on for the given time; none makes them visible at once.
+    async fn hide(&self, messages: &[(&str, Duration)]) -> Vec<Outcome<()>> {
+        in_batches(CHANGE, messages, |(handle, _)| given(handle), |group| self.hide_call(group)).await
+    }
+
+    async fn hide_call(&self, messages: Vec<(&str, Duration)>) -> Outcome<Answers> {
+        let entries = messages.into_iter().enumerate().map(|(number, (handle, time))| {
+            let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(id_of(number))
+                .receipt_handle(handle)
+                .visibility_timeout(seconds(time, limits::QUEUE_VISIBILITY));
+            entry.build().expect("an entry with id and handle is complete")
+        });
+        let call = self.sqs.change_message_visibility_batch().queue_url(&self.url).set_entries(Some(entries.collect()));
+        let output = call.send().await.map_err(|error| failure_of(&error))?;
+        Ok(answers(CHANGE, output.successful().iter().map(|entry| entry.id()), output.failed()))
+    }
+}
+
+/// Steps that each entry has to pass one after the other: what fails in one is left out of the next.
+struct Steps<'a, T> {
+    open: Vec<(usize, &'a T)>,
+    answers: Vec<Outcome<()>>,
+}
+
+impl<'a, T> Steps<'a, T> {
+    fn new(entries: &'a [T]) -> Self {
+        Self { open: entries.iter().enumerate().collect(), answers: entries.iter().map(|_| Ok(())).collect() }
+    }
+
+    fn open(&self) -> impl Iterator<Item = &'a T> {
+        self.open.iter().map(|(_, entry)| *entry)
+    }
+
+    /// What this step came to, for each that is open.
+    fn passed(&mut self, outcomes: Vec<Outcome<()>>) {
+        let open = std::mem::take(&mut self.open);
+        for (entry, outcome) in open.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => self.open.push(entry),
+                Err(failure) => self.answers[entry.0] = Err(failure),
+            }
+        }
+    }
+}
+
+/// Whole seconds, rounded up: a wait is not shortened to none.
+fn seconds(time: Duration, limit: Duration) -> i32 {
+    let time = time.min(limit);
+    i32::try_from(time.as_secs() + u64::from(time.subsec_nanos() > 0)).unwrap_or(i32::MAX)
+}
+
+/// SQS refuses a whole call for one empty handle.
+fn given(handle: &str) -> Outcome<usize> {
+    if handle.is_empty() { Err(Failure::permanent("the message was never received: its token is empty")) } else { Ok(0) }
+}
+
+fn answers<'a>(call: &str, successful: impl Iterator<Item = &'a str>, failed: &[BatchResultErrorEntry]) -> Answers {
+    let failed = failed.iter().filter_map(|entry| refused(call, entry.id(), entry.code(), entry.message()));
+    successful.filter_map(taken).chain(failed).collect()
+}
+
+fn received(message: Message) -> Received {
+    Received {
+        receive_count: system(&message, MessageSystemAttributeName::ApproximateReceiveCount).unwrap_or(1),
+        message_id: message_id(&message).to_owned(),
+        attributes: attributes_of(&message),
+        token: AckToken(message.receipt_handle.unwrap_or_default()),
+        body: message.body.unwrap_or_default(),
+    }
+}
+
+fn letter(message: &Message) -> DeadLetter {
+    let mut attributes = attributes_of(message);
+    attributes.entry(ATTRIBUTE_REASON.to_owned()).or_insert_with(|| MOVED_BY_SQS.to_owned());
+    let sent = system(message, MessageSystemAttributeName::SentTimestamp).and_then(|sent| Timestamp::from_millisecond(sent).ok());
+    DeadLetter {
+        id: message_id(message).to_owned(),
+        body: message.body().unwrap_or_default().to_owned(),
+        attributes,
+        dead_at: sent.unwrap_or_default(),
+    }
+}
+
+fn redriven(message: &Message) -> Outgoing {
+    let mut attributes = attributes_of(message);
+    attributes.remove(ATTRIBUTE_REASON);
+    attributes.remove(ATTRIBUTE_ATTEMPT);
+    Outgoing { body: message.body().unwrap_or_default().to_owned(), attributes, delay: Duration::ZERO }
+}
+
+/// A rejected message as its dead-letter queue takes it. Where the reason leaves no room for all attributes, those that
+/// mean nothing to Recado are left out first; a message that fills its queue's limit keeps as much of the reason as fits.
+fn dead_letter(message: &Received, reason: &str) -> Outgoing {
+    let mut room = CALL_BYTES.saturating_sub(message.body.len() + ATTRIBUTE_REASON.len() + STRING.len());
+    let mut reason = short_reason(reason.to_owned());
+    reason.truncate(reason.floor_char_boundary(room));
+    room = room.saturating_sub(reason.len());
+    let mut attributes = Attributes::new();
+    if !reason.is_empty() {
+        attributes.insert(ATTRIBUTE_REASON.to_owned(), reason);
+    }
+    let (own, foreign): (Vec<_>, Vec<_>) = message.attributes.iter().partition(|(name, _)| OWN.contains(&name.as_str()));
+    for (name, value) in own.into_iter().chain(foreign).filter(|(name, _)| *name != ATTRIBUTE_REASON) {
+        let bytes = attribute_bytes(name, value);
+        if attributes.len() < ATTRIBUTES && bytes <= room {
+            room -= bytes;
+            attributes.insert(name.clone(), value.clone());
+        }
+    }
+    Outgoing { body: message.body.clone(), attributes, delay: Duration::ZERO }
+}
+
+fn attributes_of(message: &Message) -> Attributes {
+    let given = message.message_attributes.iter().flatten();
+    given.filter_map(|(name, value)| Some((name.clone(), value.string_value()?.to_owned()))).collect()
+}
+
+/// SQS takes no attribute without a value.
+fn sdk_attributes(attributes: &Attributes) -> HashMap<String, MessageAttributeValue> {
+    let given = attributes.iter().filter(|(_, value)| !value.is_empty());
+    let value = |text: &String| MessageAttributeValue::builder().data_type(STRING).string_value(text).build();
+    given.map(|(name, text)| (name.clone(), value(text).expect("an attribute with its type is complete"))).collect()
+}
+
+/// As SQS counts: names, types and values of attributes belong to the message ("Amazon SQS message metadata").
+fn bytes(body: &str, attributes: &Attributes) -> usize {
+    body.len() + attributes.iter().map(|(name, value)| attribute_bytes(name, value)).sum::<usize>()
+}
+
+fn attribute_bytes(name: &str, value: &str) -> usize {
+    name.len() + STRING.len() + value.len()
+}
+
+fn message_id(message: &Message) -> &str {
+    message.message_id().unwrap_or_default()
+}
+
+fn handle(message: &Message) -> &str {
+    message.receipt_handle().unwrap_or_default()
+}
+
+fn system<T: std::str::FromStr>(message: &Message, name: MessageSystemAttributeName) -> Option<T> {
+    message.attributes.as_ref()?.get(&name)?.parse().ok()
+}
