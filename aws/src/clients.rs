@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{AppName, BehaviorVersion, SdkConfig};
+use aws_config::{AppName, BehaviorVersion, ConfigLoader, SdkConfig};
 use aws_smithy_http_client::{Connector, proxy::ProxyConfig, tls};
 use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpConnector};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
@@ -86,12 +86,16 @@ impl Clients {
 
     /// As [`Clients::load`], counting calls.
     pub async fn load_with(calls: Option<Calls>) -> Self {
-        let loader = aws_config::defaults(BehaviorVersion::latest())
+        Self::new(Self::loader().load().await, calls)
+    }
+
+    /// What [`Clients::load`] begins with, for those who say more: an endpoint, a region, credentials.
+    pub fn loader() -> ConfigLoader {
+        aws_config::defaults(BehaviorVersion::latest())
             .http_client(OneHttpClient::default())
             // Each attempt has an end of its own, whatever its stream does.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .app_name(AppName::new("recado").expect("a name of letters is a valid one"));
-        Self::new(loader.load().await, calls)
+            .app_name(AppName::new("recado").expect("a name of letters is a valid one"))
     }
 
     /// For tests: clients of this configuration.

@@ -18,5 +18,7 @@ mod sqs;
 
 pub use calls::Calls;
 pub use clients::Clients;
+pub use ses::SesMailer;
 pub use sns::SnsBus;
+pub use sockets::GatewaySockets;
 pub use sqs::{SqsDeadLetters, SqsQueue};

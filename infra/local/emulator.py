@@ -23,6 +23,7 @@ import socketserver
 import sys
 import threading
 import time
+import urllib.parse
 
 
 def arguments():
@@ -76,21 +77,46 @@ class ShiftedTime:
         self._ahead[account] = self._ahead.get(account, 0.0) + seconds
 
 
-def with_advance(app, clock):
-    """Answers POST /_recado/advance, and passes everything else on."""
+class KeptMails:
+    """What every account sent with SendRawEmail."""
+
+    def __init__(self, ses, account_of_request):
+        self._ses = ses
+        self._send = ses._send_raw_email
+        self._account_of_request = account_of_request
+        self._mails = {}
+
+    def send(self, params):
+        answer = self._send(params)
+        if answer[0] == 200:
+            mail = {
+                "from": self._ses._p(params, "Source"),
+                "to": self._ses._collect_list(params, "Destinations.member"),
+                "message": self._ses._p(params, "RawMessage.Data"),
+            }
+            self._mails.setdefault(self._account_of_request(), []).append(mail)
+        return answer
+
+    def of(self, account):
+        return self._mails.get(account, [])
+
+
+def with_routes(app, routes):
+    """Answers what Recado's tests ask for, and passes everything else on."""
 
     async def wrapped(scope, receive, send):
-        if scope["type"] != "http" or scope["path"] != "/_recado/advance":
+        route = routes.get(scope.get("path")) if scope["type"] == "http" else None
+        if route is None:
             return await app(scope, receive, send)
         body, more = b"", True
         while more:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        wanted = json.loads(body)
-        clock.advance(wanted["account"], float(wanted["seconds"]))
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        query = dict(urllib.parse.parse_qsl(scope.get("query_string", b"").decode()))
+        answer = json.dumps(route(json.loads(body) if body else query)).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": answer})
 
     return wrapped
 
@@ -118,13 +144,22 @@ def main():
 
     import ministack.app
     from ministack.core.responses import get_account_id
-    from ministack.services import sqs
+    from ministack.services import apigateway, ses, sqs
 
     if given.auth:
         pin = ministack.app.pin_request_origin
         ministack.app.pin_request_origin = lambda address, _secure: pin(address, True)
     sqs.time = ShiftedTime(get_account_id)
-    ministack.app.app = with_advance(ministack.app.app, sqs.time)
+    mails = KeptMails(ses, get_account_id)
+    ses._send_raw_email = mails.send
+    routes = {
+        "/_recado/advance": lambda asked: sqs.time.advance(asked["account"], float(asked["seconds"])),
+        "/_recado/mails": lambda asked: mails.of(asked["account"]),
+        "/_recado/connections": lambda asked: [
+            connection for connection, record in apigateway._ws_connections.items() if record.get("apiId") == asked["api"]
+        ],
+    }
+    ministack.app.app = with_routes(ministack.app.app, routes)
     sys.argv = sys.argv[:1]
     threading.Thread(target=end_with_parent, daemon=True).start()
     threading.Thread(target=announce, args=(port,), daemon=True).start()

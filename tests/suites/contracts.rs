@@ -2,3 +2,6 @@
 
 recado_tests::contract_suite!(memory: recado_tests::contracts::Memory);
 recado_tests::contract_suite!(embedded: recado_tests::contracts::Embedded);
+// Needs the local AWS that `cargo xtask test` starts.
+#[cfg(feature = "aws")]
+recado_tests::contract_suite!(aws: recado_tests::contracts::Aws);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
+use recado_domain::connection::CloseReason;
 use recado_domain::ids::ConnectionId;
 use recado_domain::ports::{Clock, Connections, DeadLetters, EventBus, Inbox, MailClaims, Mailer, Queue, Sockets, Suppressions};
 use recado_embedded::mailbox::PAGE_MAILS;
@@ -60,6 +61,16 @@ pub trait Backend: Sized {
 
     /// Now, by the clock of the backend.
     fn now(&self) -> Timestamp;
+
+    /// How far from [`Backend::now`] a time may be that a queue notes: nothing where both have one clock that stands.
+    fn clock_tolerance(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// The code that a client reads when it is closed for this reason.
+    fn close_code(&self, reason: CloseReason) -> u16 {
+        reason.code()
+    }
 
     /// Publishes into both queues.
     fn bus(&self) -> &Self::Bus;
@@ -278,7 +289,7 @@ impl Routes for AcceptAll {
 }
 
 /// A WebSocket client.
-pub struct SocketPeer(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub struct SocketPeer(pub(super) WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl SocketPeer {
     async fn next(&mut self) -> Message {

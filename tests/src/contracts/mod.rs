@@ -4,6 +4,8 @@
 //! A contract says what `recado_domain::ports` says and no more: orders the ports do not promise are sorted away, and
 //! a query is read page by page, since a page may be empty and go on. Must not know: any adapter.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod backend;
 pub mod bus;
 pub mod connections;
@@ -16,6 +18,8 @@ mod samples;
 pub mod sockets;
 pub mod suppressions;
 
+#[cfg(feature = "aws")]
+pub use aws::Aws;
 pub use backend::{Backend, Embedded, Mail, Memory, Peer};
 
 /// Makes a module of tests that run every contract on a fresh backend each:
