@@ -39,6 +39,8 @@ enum Command {
     Token(commands::token::TokenArgs),
     /// Look at what was given up, and send it back.
     DeadLetters(commands::dead_letters::DeadLettersArgs),
+    /// See to whom nothing more is mailed, and allow it again.
+    Suppressions(commands::suppressions::SuppressionsArgs),
 }
 
 /// Runs the command with these arguments, the first of which is the program's name.
@@ -57,6 +59,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Listen(args) => commands::exit_of(commands::listen::run(*args, cli.json)),
         Command::Token(args) => commands::exit_of(commands::token::run(&args, cli.json)),
         Command::DeadLetters(args) => commands::exit_of(commands::dead_letters::run(args, cli.json)),
+        Command::Suppressions(args) => commands::exit_of(commands::suppressions::run(args, cli.json)),
     }
     .into()
 }

@@ -64,8 +64,35 @@ impl Server {
     }
 
     async fn publish(&self, id: &str) -> u16 {
-        let event = json!({"specversion": "1.0", "id": id, "source": "/test", "type": "test.happened",
-            "data": {"recipients": [{"id": "alice"}], "title": "It happened"}});
+        self.send(&json!({"specversion": "1.0", "id": id, "source": "/test", "type": "test.happened",
+            "data": {"recipients": [{"id": "alice"}], "title": "It happened"}}))
+            .await
+    }
+
+    async fn publish_mail(&self, title: &str, people: &[&str]) {
+        let people: Vec<Value> = people.iter().map(|id| json!({"id": id, "email": format!("{id}@example.com")})).collect();
+        let event = json!({"specversion": "1.0", "id": title, "source": "/test", "type": "test.happened",
+            "data": {"recipients": people, "channels": ["email"], "title": title}});
+        assert_eq!(self.send(&event).await, 202);
+    }
+
+    /// To whom mail was sent and with which subject, the newest first, once there are so many.
+    async fn mails(&self, count: usize) -> Vec<(String, String)> {
+        let mails = async {
+            loop {
+                let listed: Value = serde_json::from_str(&self.get("/mail.json").await.1).unwrap();
+                let mails = listed["mails"].as_array().unwrap();
+                if mails.len() >= count {
+                    let text = |mail: &Value, name| mail[name].as_str().unwrap().to_owned();
+                    return mails.iter().map(|mail| (text(mail, "to"), text(mail, "subject"))).collect();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon(mails).await
+    }
+
+    async fn send(&self, event: &Value) -> u16 {
         let request = reqwest::Client::new().post(self.url("/events")).header("content-type", "application/cloudevents+json");
         soon(request.body(event.to_string()).send()).await.unwrap().status().as_u16()
     }
@@ -166,6 +193,36 @@ async fn a_page_whose_name_was_pointed_at_this_machine_is_refused() {
 async fn a_publish_key_is_asked_for_once_there_is_one() {
     let server = up(&["--publish-key", "0123456789abcdef"]).await;
     assert_eq!(server.publish("1").await, 401);
+}
+
+/// Runs a command on the server's folder beside it; answers what it printed.
+async fn beside(server: &Server, args: &[&str]) -> String {
+    let output = soon(recado(&[args, &["--data-dir", server.text("data_dir")]].concat()).output()).await.unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn who_is_suppressed_gets_no_mail_until_it_is_lifted() {
+    let server = up(&[]).await;
+    assert_eq!(beside(&server, &["suppressions", "list"]).await, "Nobody is suppressed.\n");
+    assert_eq!(beside(&server, &["suppressions", "add", "alice@example.com"]).await, "alice@example.com: suppressed\n");
+    let listed: Value = serde_json::from_str(&beside(&server, &["--json", "suppressions", "list"]).await).unwrap();
+    assert_eq!(listed["cause"], "operator");
+    assert!(!listed.to_string().contains("alice"), "{listed}");
+
+    server.publish_mail("first", &["alice", "bob"]).await;
+    let (alice, bob) = ("alice@example.com".to_owned(), "bob@example.com".to_owned());
+    assert_eq!(server.mails(1).await, [(bob.clone(), "first".to_owned())]);
+    let lifted = beside(&server, &["suppressions", "lift", listed["address_sha256"].as_str().unwrap()]).await;
+    assert!(lifted.ends_with(": lifted\n"), "{lifted}");
+    assert_eq!(beside(&server, &["suppressions", "check", "alice@example.com"]).await, "alice@example.com: not suppressed\n");
+    server.publish_mail("second", &["alice"]).await;
+    assert_eq!(server.mails(2).await, [(alice, "second".to_owned()), (bob, "first".to_owned())]);
+
+    let (code, said) = refused(&["suppressions", "add", "alice", "--data-dir", server.text("data_dir")]).await;
+    assert_eq!(code, 1);
+    assert!(said.contains("`alice` is no e-mail address"), "{said}");
 }
 
 #[tokio::test]

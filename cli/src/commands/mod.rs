@@ -3,6 +3,7 @@
 pub mod dead_letters;
 pub mod listen;
 pub mod publish;
+pub mod suppressions;
 pub mod token;
 pub mod up;
 
