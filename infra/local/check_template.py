@@ -33,6 +33,7 @@ TEMPLATE = ROOT / "infra" / "template.yaml"
 # Actions that can name no resource, each with the page of the Service Authorization Reference that says so.
 NAMES_NO_RESOURCE = {
     "ecr:GetAuthorizationToken": "Actions, resources, and condition keys for Amazon Elastic Container Registry",
+    "ses:GetSendQuota": "Actions, resources, and condition keys for Amazon SES",
 }
 # The one policy of AWS that is used as it is: API Gateway checks that its account-wide role has what this has.
 AWS_POLICIES = {("ApiGatewayLogRole", "AmazonAPIGatewayPushToCloudWatchLogs")}

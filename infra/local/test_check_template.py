@@ -6,6 +6,7 @@
 import copy
 import pathlib
 import tempfile
+import tomllib
 import unittest
 
 import check_template
@@ -422,6 +423,14 @@ class Alarms(Broken):
             resources["InboxAgeAlarm"]["Properties"]["AlarmDescription"] = "old"
 
         self.assert_says("InboxAgeAlarm: does not say where to read", change)
+
+
+class TheImages(unittest.TestCase):
+    def test_are_built_with_every_member_of_the_workspace(self):
+        root = check_template.ROOT
+        members = tomllib.loads((root / "Cargo.toml").read_text(encoding="utf-8"))["workspace"]["members"]
+        copied = {line.removeprefix("!") for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
+        self.assertEqual({member.split("/")[0] for member in members} - copied, set())
 
 
 if __name__ == "__main__":
