@@ -23,7 +23,7 @@ impl Load {
         let mut load = Self { accepted: Arc::default(), count: Arc::default(), stop: Arc::default(), tasks: JoinSet::new() };
         for user in users {
             let (accepted, count, stop) = (load.accepted.clone(), load.count.clone(), load.stop.clone());
-            let (http, url) = (recado.http().clone(), format!("{}/events", recado.url()));
+            let (http, url) = (recado.http.clone(), format!("{}/events", recado.url));
             load.tasks.spawn(async move {
                 while !stop.load(Ordering::Acquire) {
                     let body = event(&[user], "under load").to_string();

@@ -1,0 +1,20 @@
+//! What suites of the whole system stand on: a deployment of Recado to run them against, and clients that speak to it
+//! over real sockets.
+//!
+//! Must not know: what is tested.
+
+mod client;
+mod deployment;
+mod embedded;
+mod endpoints;
+mod events;
+mod process;
+mod wait;
+
+pub use client::{Answer, Client};
+pub use deployment::{Closed, Deployment, Expected, Inside, Mail, Setup, TokenEnd};
+pub use embedded::Embedded;
+pub use endpoints::{Endpoints, Issuer};
+pub use events::{event, ids, titles};
+pub use process::{Ended, Folder, Recado, binary, command};
+pub use wait::{DEADLINE, Tested, eventually};
