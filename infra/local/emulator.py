@@ -7,6 +7,7 @@ What it adds to ministack:
 * nothing waits for a delayed acknowledgement of TCP (40 ms a Lambda call otherwise);
 * the clock of SQS can be set forward for one account, so that tests of leases and delays wait for nothing:
   POST /_recado/advance {"account": "000000000001", "seconds": 3600};
+* an HTTP API answers whoever asks, in whatever account it is;
 * where it enforces IAM, requests count as encrypted in transit: there is no TLS here, and the template's policies refuse what came without.
 
 It ends with its parent's standard input, so that nothing is left over when whoever started it is killed.
@@ -121,6 +122,12 @@ def with_routes(app, routes):
     return wrapped
 
 
+def scope_of(apigateway, api):
+    """The account and Region of an API, or None. ministack looks in the caller's account alone, and who calls an API of AWS has none."""
+    owner = apigateway._api_owner(api)
+    return owner and owner[1:]
+
+
 def end_with_parent():
     """The parent holds the other end of standard input: when that closes, the parent is gone."""
     sys.stdin.buffer.read()
@@ -149,6 +156,7 @@ def main():
     if given.auth:
         pin = ministack.app.pin_request_origin
         ministack.app.pin_request_origin = lambda address, _secure: pin(address, True)
+    apigateway.find_api_scope = lambda api: scope_of(apigateway, api)
     sqs.time = ShiftedTime(get_account_id)
     mails = KeptMails(ses, get_account_id)
     ses._send_raw_email = mails.send

@@ -5,8 +5,8 @@
 
 import copy
 import pathlib
+import re
 import tempfile
-import tomllib
 import unittest
 
 import check_template
@@ -428,7 +428,8 @@ class Alarms(Broken):
 class TheImages(unittest.TestCase):
     def test_are_built_with_every_member_of_the_workspace(self):
         root = check_template.ROOT
-        members = tomllib.loads((root / "Cargo.toml").read_text(encoding="utf-8"))["workspace"]["members"]
+        members = re.findall(r'"([^"]+)",', (root / "Cargo.toml").read_text(encoding="utf-8").split("members = [")[1].split("]")[0])
+        self.assertIn("dispatcher", members)
         copied = {line.removeprefix("!") for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
         self.assertEqual({member.split("/")[0] for member in members} - copied, set())
 
