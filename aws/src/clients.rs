@@ -166,7 +166,10 @@ fn with_patience(config: &SdkConfig, patience: Patience) -> SdkConfig {
 /// The SDK's own HTTPS connectors, one for each pair of time-outs rather than one for each client: the root
 /// certificates are read less often, and clients of the same service share connections.
 #[derive(Debug, Default)]
-struct OneHttpClient(Mutex<HashMap<(Option<Duration>, Option<Duration>), SharedHttpConnector>>);
+struct OneHttpClient(Mutex<HashMap<Timeouts, SharedHttpConnector>>);
+
+/// Of connecting, and of reading.
+type Timeouts = (Option<Duration>, Option<Duration>);
 
 impl HttpClient for OneHttpClient {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {

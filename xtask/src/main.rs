@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks on its output")]
 
+mod emulator;
 mod steps;
 
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::emulator::{Emulator, Python};
 use crate::steps::{Steps, cargo};
 
 /// The nextest that is installed where none is there; any of `nextest-version` in .config/nextest.toml serves.
@@ -68,21 +70,46 @@ fn main() -> ExitCode {
 fn test(nextest: &[String]) -> Result<()> {
     let mut steps = Steps::new("test");
     install_nextest(&mut steps)?;
+    let python = python(&mut steps)?;
     // The suites start the `recado` command as a process of its own, and cargo builds a command only for tests of
     // its own package. One build with the features of the whole workspace; the run below finds everything made.
-    steps.run("build", &mut cargo(&["build", "--workspace", "--bins", "--tests"]))?;
-    let mut run = cargo(&["nextest", "run", "--workspace"]);
-    if std::env::var_os("CI").is_some() {
+    steps.run("build", &mut cargo(&["build", "--workspace", "--all-features", "--bins", "--tests"]))?;
+    // One for the whole run: each test is an account of its own on it.
+    let local_aws = python.map(|python| Emulator::start(&python, false)).transpose()?;
+    let mut run = cargo(&["nextest", "run", "--workspace", "--all-features"]);
+    match &local_aws {
+        Some(emulator) => run.env("RECADO_TEST_AWS", &emulator.endpoint),
+        None => run.args(["--profile", "without-aws"]),
+    };
+    if in_ci() {
         run.args(["--profile", "ci"]);
     }
     steps.run("tests", run.args(nextest))?;
+    drop(local_aws);
     if nextest.is_empty() {
-        steps.run("documentation tests", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))?;
+        steps.run("documentation tests", &mut cargo(&["test", "--workspace", "--all-features", "--doc", "--quiet"]))?;
     } else {
         steps.skip("documentation tests", "only what was asked for ran");
     }
     steps.summary();
     Ok(())
+}
+
+/// What the local AWS runs on. Where it cannot be had, the suites on AWS are left out, which is a failure in CI.
+fn python(steps: &mut Steps) -> Result<Option<Python>> {
+    match Python::prepare(steps) {
+        Ok(python) => Ok(Some(python)),
+        Err(error) if in_ci() => Err(error.context("the suites on AWS cannot run")),
+        Err(error) => {
+            eprintln!("── test: every suite on AWS (`aws::`) is left out: {error:#}");
+            steps.skip("suites on AWS (aws::)", format!("{error:#}"));
+            Ok(None)
+        }
+    }
+}
+
+fn in_ci() -> bool {
+    std::env::var_os("CI").is_some()
 }
 
 fn install_nextest(steps: &mut Steps) -> Result<()> {

@@ -18,7 +18,7 @@ pub(crate) struct Steps {
 #[derive(Debug)]
 enum Outcome {
     Ran(Duration),
-    Skipped(&'static str),
+    Skipped(String),
 }
 
 impl Steps {
@@ -43,8 +43,8 @@ impl Steps {
     }
 
     /// Notes that a step did not run, and why.
-    pub(crate) fn skip(&mut self, name: &'static str, why: &'static str) {
-        self.done.push((name, Outcome::Skipped(why)));
+    pub(crate) fn skip(&mut self, name: &'static str, why: impl Into<String>) {
+        self.done.push((name, Outcome::Skipped(why.into())));
     }
 
     /// Says what ran.
@@ -73,11 +73,15 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// The workspace's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
 /// A command in the workspace's root, without anybody to answer a question.
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(root).stdin(Stdio::null());
+    command.args(arguments).current_dir(root()).stdin(Stdio::null());
     command
 }
 
