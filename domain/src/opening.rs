@@ -46,10 +46,10 @@ impl Declared {
                 return Err(format!("`{name}` is given twice; give it once"));
             }
         }
-        if let Some(bearer) = bearer(authorization)? {
-            if token.replace(bearer).is_some() {
-                return Err("a token is given in the query and in the header `Authorization`; give it once".to_owned());
-            }
+        if let Some(bearer) = bearer(authorization)?
+            && token.replace(bearer).is_some()
+        {
+            return Err("a token is given in the query and in the header `Authorization`; give it once".to_owned());
         }
         if device.as_ref().is_some_and(|device: &String| device.contains(char::is_control)) {
             return Err("`device` has a control character; remove it".to_owned());
