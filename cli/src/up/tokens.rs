@@ -73,7 +73,7 @@ mod tests {
     fn what_is_wrong_with_a_key_names_its_flag() {
         let dir = tempfile::tempdir().unwrap();
         let short = Settings { token_secret: Some(Secret("too-short".to_owned())), ..settings(dir.path()) };
-        let error = verifier(&short).err().expect("refused").to_string();
+        let error = verifier(&short).expect_err("refused").to_string();
         assert!(error.contains("--token-secret") && !error.contains("too-short"), "{error}");
     }
 
