@@ -96,9 +96,12 @@ impl Ended {
     }
 }
 
+/// The value of a variable, by its name.
+type Variables = Box<dyn Fn(&str) -> Option<OsString>>;
+
 /// The variables of a process, and what was found wrong with them so far.
 pub struct Environment {
-    read: Box<dyn Fn(&str) -> Option<OsString>>,
+    read: Variables,
     problems: Vec<Contradiction>,
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Must not know: what a check looks at.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -14,25 +14,48 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::future::{BoxFuture, join_all};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde::Serialize;
 
+/// The process's metrics.
+pub use metrics_exporter_prometheus::PrometheusHandle as Metrics;
+
 /// Says what is wrong, if anything.
-pub(super) type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Brings gauges up to date that nobody else keeps so.
-pub(super) type Measure = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+pub type Measure = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// How long a check may take; a load balancer asks every few seconds.
 const CHECK_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the three endpoints show.
-pub(super) struct Status {
+pub struct Status {
     /// Set when the process begins to stop.
-    pub(super) draining: Arc<AtomicBool>,
-    pub(super) checks: Vec<Check>,
-    pub(super) measures: Vec<Measure>,
-    pub(super) metrics: PrometheusHandle,
+    pub draining: Arc<AtomicBool>,
+    /// What has to hold for the process to be ready.
+    pub checks: Vec<Check>,
+    /// What is measured when metrics are asked for.
+    pub measures: Vec<Measure>,
+    /// The process's metrics.
+    pub metrics: Metrics,
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Status").field("draining", &self.draining).finish_non_exhaustive()
+    }
+}
+
+/// How often histograms are folded, so that they do not grow between two scrapes.
+const FOLD_EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps the process's metrics small; never ends.
+pub async fn fold(metrics: Metrics) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(FOLD_EVERY).await;
+        metrics.run_upkeep();
+    }
 }
 
 /// The answer of `/readyz`.
@@ -44,7 +67,7 @@ struct Readiness {
 }
 
 /// The routes.
-pub(super) fn router(status: Status) -> Router {
+pub fn router(status: Status) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -91,15 +114,18 @@ const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 const SIZES: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0];
 
 /// The process's metrics, set up at the first call.
-pub(super) fn recorder() -> anyhow::Result<PrometheusHandle> {
-    static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+///
+/// # Errors
+/// When something else of the process records metrics.
+pub fn recorder() -> Result<Metrics, String> {
+    static RECORDER: OnceLock<Result<Metrics, String>> = OnceLock::new();
     let install = || {
         let builder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .and_then(|builder| builder.set_buckets(&SIZES));
         builder.and_then(PrometheusBuilder::install_recorder).map_err(|error| error.to_string())
     };
-    RECORDER.get_or_init(install).clone().map_err(anyhow::Error::msg).context("metrics cannot be set up")
+    RECORDER.get_or_init(install).clone().map_err(|error| format!("metrics cannot be set up: {error}"))
 }
 
 /// The memory of this process, where the system says it.
@@ -113,7 +139,7 @@ fn proc_value(text: &str, name: &str) -> Option<u64> {
 }
 
 /// How many files (and sockets) this process may have open, where the system says it.
-pub(super) fn open_files_limit() -> Option<u64> {
+pub fn open_files_limit() -> Option<u64> {
     proc_value(&std::fs::read_to_string("/proc/self/limits").ok()?, "Max open files")
 }
 
