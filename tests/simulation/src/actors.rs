@@ -113,8 +113,11 @@ pub(crate) async fn publisher(world: Arc<World>, nth: usize) {
 
 async fn publish(world: &Arc<World>, nth: usize, plan: &EventPlan, event: &Event, dice: &Dice) {
     let role = Role::new(format!("publisher-{nth}"));
-    if plan.how != How::Poison {
-        lock(&world.ledger).publish(event);
+    match plan.how {
+        How::Poison => {
+            lock(&world.ledger).poison.entry(poison(nth)).or_insert(false);
+        }
+        _ => lock(&world.ledger).publish(event),
     }
     // Some give up early, and never know.
     for _ in 0..1 + dice.below(8) {
@@ -133,7 +136,10 @@ async fn publish(world: &Arc<World>, nth: usize, plan: &EventPlan, event: &Event
             answers = call => answers.into_iter().next(),
         };
         match answer {
-            Some(Ok(())) if plan.how == How::Poison => return lock(&world.ledger).poison.push(poison(nth)),
+            Some(Ok(())) if plan.how == How::Poison => {
+                lock(&world.ledger).poison.insert(poison(nth), true);
+                return;
+            }
             Some(Ok(())) => {
                 world.note(&process, || format!("was told that {} is accepted", event.document().id));
                 return lock(&world.ledger).accept(event);

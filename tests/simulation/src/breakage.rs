@@ -3,7 +3,7 @@
 //! A search that finds nothing proves little unless it finds what is there. Must not know: how a run is judged.
 
 /// One port that breaks a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Breakage {
     /// The inbox answers before an entry is stored: frames are pushed before it is (R1).
     AnswersBeforeItStores,

@@ -3,7 +3,7 @@
 //! A protocol client keeps its cursor, the ids it showed and those it has yet to acknowledge; everything else is lost with a
 //! socket. Must not know: what is stored, except to judge an answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chance::{Dice, name};
 use crate::gateway::{self, Caller, Lambdas, Socket, ToClient};
-use crate::ledger::Device;
+use crate::ledger::{Device, Ledger};
 use crate::lock;
 use crate::ports;
 use crate::scenario::DevicePlan;
@@ -363,7 +363,13 @@ impl Client {
             (shown, device.unacknowledged.iter().copied().collect::<Vec<_>>(), device.highest.clone())
         });
         let some = |dice: &Dice| if shown.is_empty() { Vec::new() } else { vec![*dice.pick(&shown)] };
-        match self.dice.below(8) {
+        if self.dice.chance(self.plan.reads_all) {
+            if let Some(up_to) = highest {
+                socket.say(json!({"type": "read_all", "up_to": up_to}).to_string());
+            }
+            return;
+        }
+        match self.dice.below(7) {
             0 | 1 => {
                 self.acknowledges(&unacknowledged);
                 socket.say(json!({"type": "ack", "ids": unacknowledged}).to_string());
@@ -373,26 +379,22 @@ impl Client {
                 self.remembers(&ids, |ledger| &mut ledger.read);
                 socket.say(json!({"type": "read", "ids": ids}).to_string());
             }
-            3 => {
-                if let Some(up_to) = highest {
-                    socket.say(json!({"type": "read_all", "up_to": up_to}).to_string());
-                }
-            }
-            4 if self.dice.chance(0.3) => {
+            3 if self.dice.chance(0.3) => {
                 let ids = some(&self.dice);
                 self.remembers(&ids, |ledger| &mut ledger.archived);
                 socket.say(json!({"type": "archive", "ids": ids}).to_string());
             }
-            5 => self.say_nonsense(socket),
+            4 => self.say_nonsense(socket),
             _ => {}
         }
     }
 
     fn acknowledges(&self, ids: &[NotificationId]) {
-        self.remembers(ids, |ledger| &mut ledger.acknowledged);
+        let at = self.world.elapsed();
+        lock(&self.world.ledger).acknowledge(&self.user, ids, at);
     }
 
-    fn remembers(&self, ids: &[NotificationId], of: fn(&mut crate::ledger::Ledger) -> &mut std::collections::BTreeSet<DeliveryKey>) {
+    fn remembers(&self, ids: &[NotificationId], of: fn(&mut Ledger) -> &mut BTreeSet<DeliveryKey>) {
         let keys = ids.iter().map(|id| DeliveryKey { recipient: self.user.clone(), notification: *id });
         of(&mut lock(&self.world.ledger)).extend(keys);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use recado_domain::connection::{CloseReason, Protocol};
-use recado_domain::ids::{ConnectionId, DeliveryKey, NotificationId, RecipientKey};
+use recado_domain::ids::{ConnectionId, NotificationId, RecipientKey};
 use recado_domain::limits;
 use recado_domain::ports::Clock;
 use recado_ws_handlers::{ConnectPorts, ConnectRequest, Connected, MessagePorts, Refused, connect, disconnect, message};
@@ -67,6 +67,7 @@ pub(crate) struct Socket {
     world: Arc<World>,
     pub(crate) id: ConnectionId,
     from_gateway: mpsc::UnboundedReceiver<(Instant, ToClient)>,
+    underway: Option<(Instant, ToClient)>,
     message: Arc<Role>,
     said: u64,
 }
@@ -123,7 +124,7 @@ pub(crate) async fn open(world: &Arc<World>, caller: Caller<'_>) -> Option<Socke
     let session = Session { connection: id.clone(), opened, live: None, ended: None };
     lock(&world.ledger).devices[device].sessions.push(session);
     tokio::spawn(keep(world.clone(), id.clone()));
-    Some(Socket { world: world.clone(), id, from_gateway, message: lambdas.message.clone(), said: 0 })
+    Some(Socket { world: world.clone(), id, from_gateway, underway: None, message: lambdas.message.clone(), said: 0 })
 }
 
 async fn run_connect(world: &Arc<World>, process: &Arc<Process>, request: ConnectRequest) -> Option<Connected> {
@@ -174,8 +175,7 @@ pub(crate) fn deliver(world: &World, id: &ConnectionId, frame: &str, parsed: &Va
     let mut ledger = lock(&world.ledger);
     ledger.counts.frames += 1;
     if line.protocol == Protocol::Plain {
-        let key = |notification| DeliveryKey { recipient: line.user.clone(), notification };
-        ledger.acknowledged.extend(ports::items(parsed).into_iter().map(key));
+        ledger.acknowledge(&line.user, &ports::items(parsed), world.elapsed());
     }
     let weather = &world.scenario.weather;
     let dice = Dice::new(world.scenario.seed, &[name("frame"), name(id.as_str()), ledger.counts.frames]);
@@ -245,15 +245,15 @@ async fn run_disconnect(world: Arc<World>, id: ConnectionId, late: Duration) {
 }
 
 impl Socket {
-    /// What comes next.
+    /// What comes next. It may be dropped while it waits, and loses nothing.
     pub(crate) async fn next(&mut self) -> ToClient {
-        match self.from_gateway.recv().await {
-            Some((arrives, what)) => {
-                sleep_until(arrives).await;
-                what
-            }
-            None => ToClient::Closed(None),
+        if self.underway.is_none() {
+            self.underway = self.from_gateway.recv().await;
         }
+        if let Some((arrives, _)) = self.underway {
+            sleep_until(arrives).await;
+        }
+        self.underway.take().map_or(ToClient::Closed(None), |(_, what)| what)
     }
 
     /// Sends a frame; a Lambda of its own handles it.

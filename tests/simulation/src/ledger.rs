@@ -15,13 +15,15 @@ use crate::scenario::Scenario;
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) published: Vec<Published>,
-    /// Accepted texts that are no events.
-    pub(crate) poison: Vec<String>,
+    /// Texts that are no events, and whether somebody was told that they were accepted.
+    pub(crate) poison: BTreeMap<String, bool>,
     by_id: BTreeMap<NotificationId, usize>,
     /// When an entry was first there.
     pub(crate) stored: BTreeMap<DeliveryKey, Duration>,
-    /// What a client of the user acknowledged, or a plain one was handed.
-    pub(crate) acknowledged: BTreeSet<DeliveryKey>,
+    /// Entries that a write brought later than any healthy store does.
+    pub(crate) late: BTreeSet<DeliveryKey>,
+    /// What a client of the user acknowledged, or a plain one was handed, and when first.
+    pub(crate) acknowledged: BTreeMap<DeliveryKey, Duration>,
     /// What a client of the user may have marked as read.
     pub(crate) read: BTreeSet<DeliveryKey>,
     /// What a client of the user put away.
@@ -146,6 +148,13 @@ impl Ledger {
             published.push(Published { event: event.clone(), accepted: false });
             published.len() - 1
         });
+    }
+
+    /// Notes that these may be acknowledged from now on.
+    pub(crate) fn acknowledge(&mut self, user: &RecipientKey, ids: &[NotificationId], at: Duration) {
+        for id in ids {
+            self.acknowledged.entry(DeliveryKey { recipient: user.clone(), notification: *id }).or_insert(at);
+        }
     }
 
     /// Notes that somebody was told that it was accepted.

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use recado_simulation::{Counts, Report, Scenario, run};
+use recado_simulation::{Breakage, Counts, Report, Scenario, run};
 
 /// Runs the rooms of Recado under seeded faults and virtual time.
 #[derive(Debug, Parser)]
@@ -29,22 +29,34 @@ struct Arguments {
     /// Threads; as many as the machine has cores unless given.
     #[arg(long)]
     jobs: Option<usize>,
+    /// Breaks a rule, to see how soon it is noticed.
+    #[arg(long)]
+    broken: Option<Breakage>,
+    /// Only runs with late writes and readers in a hurry.
+    #[arg(long)]
+    crowded: bool,
     /// Goes on after a seed that fails, and lists all of them without their story.
     #[arg(long)]
     keep_going: bool,
 }
 
+impl Arguments {
+    fn scenario(&self, seed: u64) -> Scenario {
+        if self.crowded { Scenario::crowded(seed) } else { Scenario::of(seed) }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.seed {
-        Some(seed) => tell(&run(Scenario::of(seed), None, true)),
+        Some(seed) => tell(&arguments, &run(arguments.scenario(seed), arguments.broken, true)),
         None => run_many(&arguments),
     }
 }
 
 /// Shows one run.
-fn tell(report: &Report) -> ExitCode {
-    println!("{:#?}\n", Scenario::of(report.seed));
+fn tell(arguments: &Arguments, report: &Report) -> ExitCode {
+    println!("{:#?}\n", arguments.scenario(report.seed));
     report.trace.iter().for_each(|line| println!("{line}"));
     println!("\nseed {}: {:.0} s of virtual time, {:?}", report.seed, report.time.as_secs_f64(), report.counts);
     report.violations.iter().for_each(|violation| println!("VIOLATION {violation}"));
@@ -60,7 +72,7 @@ struct Totals {
 }
 
 fn run_many(arguments: &Arguments) -> ExitCode {
-    let Arguments { seeds, start, jobs, keep_going, .. } = *arguments;
+    let Arguments { seeds, start, jobs, broken, keep_going, .. } = *arguments;
     let jobs = jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let (next, stop, totals, began) = (AtomicU64::new(start), AtomicBool::new(false), Mutex::new(Totals::default()), Instant::now());
     thread::scope(|scope| {
@@ -71,7 +83,7 @@ fn run_many(arguments: &Arguments) -> ExitCode {
                     if seed >= start.saturating_add(seeds) {
                         return;
                     }
-                    let report = run(Scenario::of(seed), None, false);
+                    let report = run(arguments.scenario(seed), broken, false);
                     if !report.violations.is_empty() && !keep_going {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -80,7 +92,7 @@ fn run_many(arguments: &Arguments) -> ExitCode {
             });
         }
     });
-    conclude(totals.into_inner().expect("no thread has panicked"), began.elapsed(), keep_going)
+    conclude(totals.into_inner().expect("no thread has panicked"), began.elapsed(), arguments)
 }
 
 fn add(totals: &Mutex<Totals>, report: Report, began: Instant) {
@@ -98,7 +110,7 @@ fn add(totals: &Mutex<Totals>, report: Report, began: Instant) {
     }
 }
 
-fn conclude(mut totals: Totals, took: Duration, keep_going: bool) -> ExitCode {
+fn conclude(mut totals: Totals, took: Duration, arguments: &Arguments) -> ExitCode {
     let rate = totals.seeds as f64 / took.as_secs_f64();
     println!(
         "{} seeds in {:.1} s ({rate:.0} seeds/s), {:.0} h of virtual time, {} failed\n{:?}",
@@ -111,9 +123,9 @@ fn conclude(mut totals: Totals, took: Duration, keep_going: bool) -> ExitCode {
     totals.failed.sort_by_key(|report| report.seed);
     let Some(first) = totals.failed.first() else { return ExitCode::SUCCESS };
     let seed = first.seed;
-    if !keep_going {
+    if !arguments.keep_going {
         println!("\nThe story of seed {seed}, as `cargo xtask simulate --seed {seed}` shows it:\n");
-        return tell(&run(Scenario::of(seed), None, true));
+        return tell(arguments, &run(arguments.scenario(seed), arguments.broken, true));
     }
     ExitCode::FAILURE
 }

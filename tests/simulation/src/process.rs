@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use recado_domain::failure::Failure;
+use recado_domain::limits;
 use recado_domain::ports::{Clock, Outcome};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
@@ -180,6 +181,8 @@ pub(crate) struct Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Ordinary,
+    /// A write to an inbox that takes a position: it may be late.
+    Write,
     /// A post: it may be answered 429.
     Post,
     /// It answers as it should or is not answered at all: what an operator does by hand.
@@ -194,6 +197,10 @@ impl Call {
 
     pub(crate) fn of(self, entries: usize) -> Self {
         Self { entries, ..self }
+    }
+
+    pub(crate) fn write(self) -> Self {
+        Self { kind: Kind::Write, ..self }
     }
 
     pub(crate) fn post(self) -> Self {
@@ -254,7 +261,8 @@ impl Plan {
             return Self { before: way(), after: way(), dies: None, fates: vec![Fate::Answered; call.entries] };
         }
         let way = || if dice.chance(weather.slow) { dice.up_to(weather.slowest) } else { dice.up_to(weather.usual) };
-        let (before, after) = (way(), way());
+        let late = call.kind == Kind::Write && dice.chance(weather.late);
+        let (before, after) = (if late { dice.between(limits::W, limits::W * 3 / 2) } else { way() }, way());
         let dies = dice.chance(weather.dies).then(|| *dice.pick(&[Moment::Before, Moment::Underway, Moment::Unanswered]));
         // Either all of it, as when a request does not arrive, or each entry by itself.
         let alike = call.entries > 1 && dice.chance(0.5);

@@ -58,6 +58,8 @@ pub struct Weather {
     pub slow: f64,
     /// And how long then.
     pub slowest: Duration,
+    /// How often a write to an inbox is under way for longer than W: later than any overlap reaches (R6).
+    pub late: f64,
     /// An entry changes nothing and may be tried again.
     pub transient: f64,
     /// An entry changes nothing, for good.
@@ -93,6 +95,7 @@ impl Weather {
             usual: Duration::from_millis(10),
             slow: 0.0,
             slowest: Duration::ZERO,
+            late: 0.0,
             transient: 0.0,
             permanent: 0.0,
             lost: 0.0,
@@ -111,7 +114,7 @@ impl Weather {
 
     /// Whether calls only take time, and clients only come and go.
     pub(crate) fn is_fair(&self) -> bool {
-        let faults = [self.slow, self.transient, self.permanent, self.lost, self.dies, self.throttled, self.gone, self.lease_ends, self.unopened];
+        let faults = [self.slow, self.late, self.transient, self.permanent, self.lost, self.dies, self.throttled, self.gone, self.lease_ends, self.unopened];
         faults.iter().all(|probability| *probability == 0.0)
     }
 
@@ -123,6 +126,7 @@ impl Weather {
             slow: some(0.25),
             // Up to what no call of a healthy system takes: R6 has to hold whatever the answer takes.
             slowest: milliseconds(&[1_000, 12_000, 28_000, 45_000, 90_000]),
+            late: 0.0,
             transient: some(0.3),
             permanent: some(0.03),
             lost: some(0.3),
@@ -152,6 +156,8 @@ pub struct DevicePlan {
     pub sync_every: Duration,
     /// How often it gets an idea: reads, goes offline, sends nonsense.
     pub whim_every: Duration,
+    /// How many of these ideas are to mark everything as read.
+    pub reads_all: f64,
     /// How long its tokens live.
     pub token: Duration,
     /// When it connects for the first time.
@@ -195,6 +201,22 @@ const MINUTE: Duration = Duration::from_secs(60);
 impl Scenario {
     /// What this seed means.
     pub fn of(seed: u64) -> Self {
+        let mut scenario = Self::without_a_crowd(seed);
+        let dice = Dice::new(seed, &[1]);
+        if dice.chance(0.12) {
+            scenario.crowd(&dice);
+        }
+        scenario
+    }
+
+    /// A run of late writes beside readers in a hurry, where [`Scenario::of`] makes an eighth of its runs one.
+    pub fn crowded(seed: u64) -> Self {
+        let mut scenario = Self::without_a_crowd(seed);
+        scenario.crowd(&Dice::new(seed, &[1]));
+        scenario
+    }
+
+    fn without_a_crowd(seed: u64) -> Self {
         let dice = Dice::new(seed, &[0]);
         let drawn = Weather::drawn(&dice);
         // A seventh of the runs see no fault, so that slowness itself can be judged.
@@ -209,15 +231,13 @@ impl Scenario {
         let users = some_users(&dice);
         let devices = (0..users.len()).flat_map(|user| devices_of(user, &dice)).collect();
         let count = 1 + dice.below(*dice.pick(&[3, 8, 20]));
-        let mut events: Vec<_> = (0..count).map(|_| some_event(&dice, &users, chaos)).collect();
-        events.sort_by_key(|event| event.at);
         Self {
             seed,
             weather,
             chaos,
+            events: (0..count).map(|_| some_event(&dice, &users, chaos)).collect(),
             users,
             devices,
-            events,
             stamps: if dice.chance(0.75) { Stamps::Caller } else { Stamps::Store },
             page: *dice.pick(&[1, 2, 3, limits::PAGE_ENTRIES, limits::PAGE_ENTRIES]),
             workers: 1 + dice.below(2),
@@ -225,6 +245,27 @@ impl Scenario {
             visibility: *dice.pick(&[Duration::from_secs(30), MINUTE, MINUTE]),
             operator: dice.chance(0.4).then(|| dice.between(MINUTE / 2, MINUTE * 4)),
         }
+    }
+
+    /// Writes that are late beside readers in a hurry: much for one user, who asks and leaves all the time.
+    fn crowd(&mut self, dice: &Dice) {
+        self.chaos = dice.between(MINUTE * 3, MINUTE * 6);
+        self.stamps = Stamps::Caller;
+        let late = if dice.chance(0.5) { dice.scale(0.05, 0.5) } else { 0.0 };
+        let (slow, slowest) = (dice.scale(0.01, 0.3), Duration::from_secs(45));
+        self.weather = Weather { slow, slowest, late, breaks: dice.scale(0.05, 0.6), ..self.weather.clone() };
+        self.devices.retain(|device| device.user != 0);
+        self.devices.extend((0..1 + dice.below(2)).map(|_| DevicePlan {
+            user: 0,
+            protocol: true,
+            sync_every: dice.between(Duration::from_secs(5), Duration::from_secs(40)),
+            whim_every: dice.between(Duration::from_secs(3), Duration::from_secs(15)),
+            reads_all: *dice.pick(&[0.1, 0.8]),
+            token: MINUTE * 60 * 24,
+            starts: Duration::ZERO,
+        }));
+        let plain = |_| EventPlan { at: dice.up_to(self.chaos), to: vec![0], inbox: true, email: false, body: 0, expires: None, how: How::Producer };
+        self.events.extend((0..15 + dice.below(20)).map(plain));
     }
 }
 
@@ -248,6 +289,7 @@ fn devices_of(user: usize, dice: &Dice) -> Vec<DevicePlan> {
         protocol: dice.chance(0.65),
         sync_every: dice.between(MINUTE / 2, MINUTE * 9),
         whim_every: dice.between(Duration::from_secs(5), MINUTE * 4),
+        reads_all: 0.15,
         token: *dice.pick(&[MINUTE * 3, MINUTE * 60, MINUTE * 60 * 24, MINUTE * 60 * 24]),
         starts: if dice.chance(0.5) { Duration::ZERO } else { dice.up_to(MINUTE * 6) },
     };

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use recado_domain::connection::Connection;
+use recado_domain::failure::Failure;
 use recado_domain::ids::{ConnectionId, RecipientKey};
 use recado_domain::ports::{Connections, Outcome, Registered};
 
 use super::Way;
 use crate::breakage::Breakage;
+use crate::chance::{Dice, name};
 use crate::lock;
 use crate::process::Call;
 use crate::world::{World, at_once, short};
@@ -83,14 +85,36 @@ impl Connections for SimConnections {
     async fn remove(&self, recipient: &RecipientKey, id: &ConnectionId) -> Outcome<()> {
         let (recipient, id) = (recipient.clone(), id.clone());
         let about = format!("{id}");
-        self.one("remove", || about, move |world| at_once(world.connections.remove(&recipient, &id))).await
+        self.one("remove", || about, move |world| {
+            ends_halfway(world, &recipient, &id)?;
+            at_once(world.connections.remove(&recipient, &id))
+        })
+        .await
     }
 
     async fn remove_unchanged(&self, recipient: &RecipientKey, seen: &Connection) -> Outcome<bool> {
         let (recipient, seen) = (recipient.clone(), seen.clone());
         let about = format!("{}", seen.id);
-        self.one("remove_unchanged", || about, move |world| at_once(world.connections.remove_unchanged(&recipient, &seen))).await
+        self.one("remove_unchanged", || about, move |world| {
+            if world.connections.rows(&recipient).contains(&seen) {
+                ends_halfway(world, &recipient, &seen.id)?;
+            }
+            at_once(world.connections.remove_unchanged(&recipient, &seen))
+        })
+        .await
     }
+}
+
+/// A removal is two writes, the row and then the reverse item: now and then only the first happens.
+fn ends_halfway(world: &World, recipient: &RecipientKey, id: &ConnectionId) -> Outcome<()> {
+    let at = world.elapsed().as_millis() as u64;
+    let dice = Dice::new(world.scenario.seed, &[name("halfway"), name(id.as_str()), at]);
+    if world.is_quiet() || !dice.chance(world.scenario.weather.transient) {
+        return Ok(());
+    }
+    world.note("store", || format!("removes the row of {id} and not its reverse item"));
+    world.connections.remove_halfway(recipient, id);
+    Err(Failure::transient("busy"))
 }
 
 fn rows(world: &World, recipient: &RecipientKey) -> Vec<Connection> {

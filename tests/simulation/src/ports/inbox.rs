@@ -36,7 +36,8 @@ impl SimInbox {
             time();
             apply(&there)
         };
-        process.call_one(Call::new(world, name, about), apply).await
+        let call = Call::new(world, name, about);
+        process.call_one(if name == "restamp" { call.write() } else { call }, apply).await
     }
 
     fn limit(&self, limit: usize) -> usize {
@@ -51,7 +52,7 @@ impl Inbox for SimInbox {
             let name = |entry: &NewEntry| format!("{} for {}", entry.notification.event_id, short(&entry.recipient));
             entries.iter().map(name).collect::<Vec<_>>().join(", ")
         };
-        let call = Call::new(world, "append", about).of(entries.len());
+        let call = Call::new(world, "append", about).of(entries.len()).write();
         let (there, sent, entries) = (world.clone(), process.now(), entries.to_vec());
         process.call(call, move |arriving| append(&there, sent, arriving.iter().map(|at| entries[*at].clone()).collect())).await
     }
@@ -163,12 +164,26 @@ fn append(world: &Arc<World>, sent: Timestamp, mut entries: Vec<NewEntry>) -> Ve
         _ => {}
     }
     let answers = at_once(world.inbox.append(&entries));
-    let at = world.elapsed();
-    let mut ledger = lock(&world.ledger);
-    for entry in &entries {
-        ledger.stored.entry(entry.key()).or_insert(at);
+    for (entry, answer) in entries.iter().zip(&answers) {
+        took_place(world, entry, answer, time);
     }
     answers
+}
+
+/// Notes an entry that is there, and looks whether it was born read (R8). That holds for writes that arrive within W: a later
+/// one may find its place marked as read.
+fn took_place(world: &World, entry: &NewEntry, answer: &Outcome<Appended>, time: Timestamp) {
+    let (at, key) = (world.elapsed(), entry.key());
+    let lateness = Duration::try_from(world.now().duration_since(time)).unwrap_or_default();
+    let late = lateness > limits::RESTAMP_AFTER;
+    if late {
+        world.note("store", || format!("gets {} {lateness:?} late", entry.notification.event_id));
+        lock(&world.ledger).late.insert(key.clone());
+    }
+    lock(&world.ledger).stored.entry(key).or_insert(at);
+    if answer.as_ref().is_ok_and(|appended| appended.inserted && appended.read_at.is_some()) && !late {
+        world.violation("R8", format!("{} is read by {} before anybody could see it", entry.notification.event_id, short(&entry.recipient)));
+    }
 }
 
 fn answer_and_store_later(world: &Arc<World>, time: Timestamp, entries: Vec<NewEntry>) -> Vec<Outcome<Appended>> {
