@@ -56,7 +56,8 @@ enum Mark {
 impl User {
     /// Where an entry is put that asks for `asked`: above every earlier one where positions ascend (R6).
     fn take_position(&mut self, asked: Asked) -> Position {
-        let mut position = if asked.ascending { self.last.map_or(asked.position, |last| asked.position.max(last.next())) } else { asked.position };
+        let mut position =
+            if asked.ascending { self.last.map_or(asked.position, |last| asked.position.max(last.next())) } else { asked.position };
         while self.order.contains_key(&position) {
             position = position.next();
         }

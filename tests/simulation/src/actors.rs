@@ -9,9 +9,11 @@ use recado_dispatcher::{Dispatcher, DispatcherConfig, Ports};
 use recado_domain::event::{Channel, Event};
 use recado_domain::failure::Failure;
 use recado_domain::message::Attributes;
-use recado_domain::ports::{DeadLetters, EventBus};
+use recado_domain::ports::{AckToken, DeadLetters, EventBus};
 use recado_email_worker::{EmailWorker, MailConfig, MailSettings, Templates};
+use recado_memory::SeededEntropy;
 use recado_runtime::backoff::RetrySchedule;
+use recado_runtime::consumer::trigger::Trigger;
 use recado_runtime::consumer::{ConsumerConfig, Handler, consume};
 use serde_json::json;
 use tokio::time::sleep;
@@ -19,19 +21,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chance::{Dice, entropy, name};
 use crate::lock;
-use crate::ports::{SimBus, SimClaims, SimConnections, SimInbox, SimMailer, SimQueue, SimSockets, Way};
+use crate::ports::{SimBus, SimClaims, SimConnections, SimInbox, SimMailer, SimQueue, SimSockets, SimSuppressions, Way};
 use crate::process::{Process, Role};
 use crate::scenario::{EventPlan, How};
-use crate::world::World;
+use crate::world::{World, address};
 
 /// How long a process is gone after it ended, at the most.
 const RESTART: Duration = Duration::from_secs(20);
 /// How often a process is told to stop, for an update, at the most.
 const UPDATE: Duration = Duration::from_secs(900);
+/// What a platform gives an invocation, and for how long it hides the batch meanwhile (infra/template.yaml; "Using Lambda
+/// with Amazon SQS" asks for six times as long).
+const INVOCATION: Duration = Duration::from_secs(30);
+const LEASE_OF_A_BATCH: Duration = Duration::from_secs(180);
+/// What of it is kept for giving back.
+const MARGIN: Duration = Duration::from_secs(5);
 /// As `recado up` tries mail.
 const MAIL_RETRY: RetrySchedule = RetrySchedule { base: Duration::from_secs(1), cap: Duration::from_secs(1800), max_attempts: 24 };
 
-/// Consumes the inbox queue, life after life.
+/// Works off the inbox queue, life after life.
 pub(crate) async fn dispatcher(world: Arc<World>, nth: usize) {
     let role = Role::new(format!("dispatcher-{nth}"));
     loop {
@@ -51,7 +59,7 @@ pub(crate) async fn dispatcher(world: Arc<World>, nth: usize) {
     }
 }
 
-/// Consumes the email queue, life after life.
+/// Works off the email queue, life after life.
 pub(crate) async fn email_worker(world: Arc<World>, nth: usize, templates: Templates) {
     let role = Role::new(format!("mailer-{nth}"));
     let settings = MailSettings::from("Recado <recado@example.com>");
@@ -61,6 +69,7 @@ pub(crate) async fn email_worker(world: Arc<World>, nth: usize, templates: Templ
         let ports = recado_email_worker::Ports {
             mailer: Arc::new(SimMailer { way: way(), timeout: settings.send_timeout }),
             claims: Arc::new(SimClaims(way())),
+            suppressions: Arc::new(SimSuppressions(way())),
             clock: Arc::new(process.clock()),
             entropy: Arc::new(entropy(world.scenario.seed, &[role.name(), process.life])),
         };
@@ -70,14 +79,37 @@ pub(crate) async fn email_worker(world: Arc<World>, nth: usize, templates: Templ
     }
 }
 
-/// One life of a consumer: until it ends by a fault, or is told to stop.
+/// One life: until it ends by a fault, or is told to stop.
 async fn work<H: Handler>(world: &Arc<World>, process: &Arc<Process>, role: &Role, queue: SimQueue, room: H, retry: RetrySchedule) {
+    let dice = Dice::new(world.scenario.seed, &[name("restart"), role.name(), process.life]);
+    let jitter = entropy(world.scenario.seed, &[name("jitter"), role.name(), process.life]);
+    let room = Arc::new(room);
+    if world.scenario.triggered {
+        invoked(world, process, queue, room, jitter, retry).await;
+    } else {
+        consuming(world, process, &dice, Arc::new(queue), room, jitter, retry).await;
+    }
+    // What it spawned and has not finished ends with it.
+    process.kill("the process is over");
+    let down = if world.is_quiet() { Duration::from_millis(500) } else { dice.up_to(RESTART) };
+    sleep(down).await;
+}
+
+/// A process of its own that polls.
+async fn consuming<H: Handler>(
+    world: &World,
+    process: &Process,
+    dice: &Dice,
+    queue: Arc<SimQueue>,
+    room: Arc<H>,
+    jitter: SeededEntropy,
+    retry: RetrySchedule,
+) {
     let scenario = &world.scenario;
-    let dice = Dice::new(scenario.seed, &[name("restart"), role.name(), process.life]);
     let stop = CancellationToken::new();
-    let config = ConsumerConfig { concurrency: scenario.concurrency, visibility: scenario.visibility, retry, ..ConsumerConfig::named("simulation") };
-    let jitter = Arc::new(entropy(scenario.seed, &[name("jitter"), role.name(), process.life]));
-    let consuming = consume(Arc::new(queue), Arc::new(room), jitter, config, stop.clone());
+    let config =
+        ConsumerConfig { concurrency: scenario.concurrency, visibility: scenario.visibility, retry, ..ConsumerConfig::named("simulation") };
+    let consuming = consume(queue, room, Arc::new(jitter), config, stop.clone());
     let update = async {
         sleep(dice.up_to(UPDATE)).await;
         if !world.is_quiet() {
@@ -92,10 +124,35 @@ async fn work<H: Handler>(world: &Arc<World>, process: &Arc<Process>, role: &Rol
         drained = consuming => world.note(process, || format!("has stopped: {drained:?}")),
         () = update => {}
     }
-    // What it spawned and has not finished ends with it.
-    process.kill("the process is over");
-    let down = if world.is_quiet() { Duration::from_millis(500) } else { dice.up_to(RESTART) };
-    sleep(down).await;
+}
+
+/// A Lambda that a platform calls with batches it polled, and for which it deletes what was not named as failed.
+async fn invoked<H: Handler>(
+    world: &Arc<World>,
+    process: &Arc<Process>,
+    queue: SimQueue,
+    room: Arc<H>,
+    jitter: SeededEntropy,
+    retry: RetrySchedule,
+) {
+    let platform = queue.platform();
+    let trigger = Trigger { name: "simulation", queue, handler: room, entropy: jitter, retry, margin: MARGIN };
+    while process.is_alive() {
+        let batch = platform.poll(LEASE_OF_A_BATCH).await;
+        if batch.is_empty() {
+            continue;
+        }
+        let ids: Vec<(String, AckToken)> = batch.iter().map(|message| (message.message_id.clone(), message.token.clone())).collect();
+        let settled = tokio::select! {
+            biased;
+            () = process.ended() => None,
+            settled = trigger.handle(batch, INVOCATION) => Some(settled),
+        };
+        // Of an invocation that came to no answer nothing is deleted.
+        let Some(settled) = settled else { return };
+        world.note(process, || format!("answers its platform: {:?} stay", settled.failed));
+        platform.delete(ids.into_iter().filter(|(id, _)| !settled.failed.contains(id)).map(|(_, token)| token).collect());
+    }
 }
 
 /// Publishes one event as it was planned.
@@ -158,8 +215,7 @@ fn event(world: &World, nth: usize, plan: &EventPlan) -> Event {
     let people: Vec<_> = plan.to.iter().map(|user| &world.scenario.users[*user]).collect();
     let channels = [plan.inbox.then_some(Channel::Inbox), plan.email.then_some(Channel::Email)];
     let channels: Vec<Channel> = channels.into_iter().flatten().collect();
-    let recipients: Vec<_> =
-        people.iter().map(|key| json!({"id": key.user, "email": format!("{}@{}.example.com", key.user, key.tenant)})).collect();
+    let recipients: Vec<_> = people.iter().map(|key| json!({"id": key.user, "email": address(key)})).collect();
     let expires_at = plan.expires.map(|after| world.now() + after);
     let document = json!({
         "specversion": "1.0", "id": format!("e{nth}"), "source": "/simulation", "type": "thing.done",

@@ -349,7 +349,8 @@ impl Client {
             self.world.violation("P3", format!("{} asked for {request} and was told {}, not {verdict}", self.name, frame["verdict"]));
         }
         let key = |notification| DeliveryKey { recipient: self.user.clone(), notification };
-        let missing: Vec<_> = missing.into_iter().filter(|id| self.world.inbox.entry(&key(*id)).is_some_and(|entry| entry.archived_at.is_none())).collect();
+        let missing: Vec<_> =
+            missing.into_iter().filter(|id| self.world.inbox.entry(&key(*id)).is_some_and(|entry| entry.archived_at.is_none())).collect();
         if !missing.is_empty() {
             let events: Vec<_> = missing.iter().map(|id| self.world.name_of(*id)).collect();
             self.world.violation("P3", format!("{} was told {verdict} for {request}, without {}", self.name, events.join(", ")));

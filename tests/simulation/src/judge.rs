@@ -77,7 +77,9 @@ impl Dead {
 
     fn unexpected(&self, ledger: &Ledger) -> Found {
         let valid = self.all().filter(|letter| !ledger.poison.contains_key(&letter.body));
-        valid.map(|letter| ("P1", format!("{} is dead again without a fault: {:?}", letter.id, letter.attributes.get(ATTRIBUTE_REASON)))).collect()
+        valid
+            .map(|letter| ("P1", format!("{} is dead again without a fault: {:?}", letter.id, letter.attributes.get(ATTRIBUTE_REASON))))
+            .collect()
     }
 
     fn names(&self, channel: Channel, event: &Event, user: &RecipientKey) -> bool {
@@ -90,15 +92,18 @@ impl Dead {
 fn stuck(world: &World) -> Found {
     let channels = [&world.inbox_queue, &world.email_queue];
     let full = channels.into_iter().filter(|channel| channel.queue.depth() > 0);
-    full.map(|channel| ("stuck", format!("{} messages stay on the {channel}: {:?}", channel.queue.depth(), channel.queue.messages()))).collect()
+    full.map(|channel| ("stuck", format!("{} messages stay on the {channel}: {:?}", channel.queue.depth(), channel.queue.messages())))
+        .collect()
 }
 
 /// P1: every accepted event reached every recipient by every channel, or is a dead letter that names them.
 fn undelivered(world: &World, dead: &Dead) -> Found {
     let ledger = lock(&world.ledger);
     let now = world.now();
+    let suppressed = world.scenario.suppressed.map(|user| &world.scenario.users[user]);
     let mut found = Found::new();
-    let lasting = ledger.published.iter().filter(|published| published.accepted && published.event.data().expires_at.is_none_or(|at| at > now));
+    let lasting =
+        ledger.published.iter().filter(|published| published.accepted && published.event.data().expires_at.is_none_or(|at| at > now));
     for published in lasting {
         let event = &published.event;
         for recipient in event.recipient_keys() {
@@ -106,6 +111,7 @@ fn undelivered(world: &World, dead: &Dead) -> Found {
             for channel in &event.data().channels {
                 let there = match channel {
                     Channel::Inbox => world.inbox.entry(&key).is_some(),
+                    Channel::Email if suppressed == Some(&key.recipient) => true,
                     Channel::Email => ledger.mails.contains_key(&key),
                 };
                 if !there && !dead.names(*channel, event, &key.recipient) {
@@ -149,7 +155,9 @@ fn inbox(world: &World, user: &RecipientKey) -> Found {
     }
     if ledger.devices.iter().any(|device| device.user == *user) {
         let waiting = entries.iter().filter(|entry| lasts(entry) && entry.acked_at.is_none());
-        found.extend(waiting.map(|entry| ("R7", format!("{} stays pending for {}, who was there", entry.notification.event_id, short(user)))));
+        found.extend(
+            waiting.map(|entry| ("R7", format!("{} stays pending for {}, who was there", entry.notification.event_id, short(user)))),
+        );
     }
     let rows = world.connections.rows(user).len();
     if rows > limits::CONNECTIONS_PER_USER {
@@ -202,7 +210,10 @@ fn not_at_once(world: &World) -> Found {
                 let due = stored.max(live) + AT_ONCE;
                 if owed && session.ended.unwrap_or(end) > due && shown > due {
                     let name = ledger.name(id);
-                    found.push(("at once", format!("{} did not see {name} within {AT_ONCE:?} on {}", called(device, at), session.connection)));
+                    found.push((
+                        "at once",
+                        format!("{} did not see {name} within {AT_ONCE:?} on {}", called(device, at), session.connection),
+                    ));
                 }
             }
         }

@@ -115,7 +115,11 @@ impl Process {
     }
 
     /// Calls the world: `apply` gets the entries that arrive, and answers each.
-    pub(crate) async fn call<T: Send + 'static>(self: &Arc<Self>, call: Call, apply: impl FnOnce(&[usize]) -> Vec<Outcome<T>> + Send + 'static) -> Vec<Outcome<T>> {
+    pub(crate) async fn call<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        apply: impl FnOnce(&[usize]) -> Vec<Outcome<T>> + Send + 'static,
+    ) -> Vec<Outcome<T>> {
         if !self.is_alive() {
             match std::future::pending::<Infallible>().await {}
         }
@@ -157,7 +161,11 @@ impl Process {
     }
 
     /// Calls the world with one entry.
-    pub(crate) async fn call_one<T: Send + 'static>(self: &Arc<Self>, call: Call, apply: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
+    pub(crate) async fn call_one<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        apply: impl FnOnce() -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
         let apply = |arriving: &[usize]| if arriving.is_empty() { Vec::new() } else { vec![apply()] };
         self.call(call, apply).await.pop().unwrap_or_else(|| Err(Failure::transient("no answer")))
     }

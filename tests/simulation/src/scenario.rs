@@ -30,6 +30,10 @@ pub struct Scenario {
     pub stamps: Stamps,
     /// Entries of a page of the inbox: small ones make long queries.
     pub page: usize,
+    /// The place of a user to whom no mail may be sent.
+    pub suppressed: Option<usize>,
+    /// Whether a platform polls and calls Lambdas, rather than processes that poll by themselves.
+    pub triggered: bool,
     /// Email workers.
     pub workers: usize,
     /// Batches that a consumer works on at the same time.
@@ -114,7 +118,18 @@ impl Weather {
 
     /// Whether calls only take time, and clients only come and go.
     pub(crate) fn is_fair(&self) -> bool {
-        let faults = [self.slow, self.late, self.transient, self.permanent, self.lost, self.dies, self.throttled, self.gone, self.lease_ends, self.unopened];
+        let faults = [
+            self.slow,
+            self.late,
+            self.transient,
+            self.permanent,
+            self.lost,
+            self.dies,
+            self.throttled,
+            self.gone,
+            self.lease_ends,
+            self.unopened,
+        ];
         faults.iter().all(|probability| *probability == 0.0)
     }
 
@@ -240,6 +255,8 @@ impl Scenario {
             devices,
             stamps: if dice.chance(0.75) { Stamps::Caller } else { Stamps::Store },
             page: *dice.pick(&[1, 2, 3, limits::PAGE_ENTRIES, limits::PAGE_ENTRIES]),
+            suppressed: dice.chance(0.15).then_some(0),
+            triggered: dice.chance(0.25),
             workers: 1 + dice.below(2),
             concurrency: 1 + dice.below(4),
             visibility: *dice.pick(&[Duration::from_secs(30), MINUTE, MINUTE]),
@@ -264,7 +281,15 @@ impl Scenario {
             token: MINUTE * 60 * 24,
             starts: Duration::ZERO,
         }));
-        let plain = |_| EventPlan { at: dice.up_to(self.chaos), to: vec![0], inbox: true, email: false, body: 0, expires: None, how: How::Producer };
+        let plain = |_| EventPlan {
+            at: dice.up_to(self.chaos),
+            to: vec![0],
+            inbox: true,
+            email: false,
+            body: 0,
+            expires: None,
+            how: How::Producer,
+        };
         self.events.extend((0..15 + dice.below(20)).map(plain));
     }
 }

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use recado_domain::ids::{ConnectionId, NotificationId, RecipientKey};
+use recado_domain::address::AddressKey;
 use recado_domain::connection::Connection;
-use recado_domain::ports::Clock;
-use recado_memory::{ManualClock, MemoryClaims, MemoryConnections, MemoryInbox, MemoryMailer, MemoryQueue, MemorySockets};
+use recado_domain::ids::{ConnectionId, NotificationId, RecipientKey};
+use recado_domain::ports::{Clock, SuppressionCause, Suppressions};
+use recado_memory::{
+    ManualClock, MemoryClaims, MemoryConnections, MemoryInbox, MemoryMailer, MemoryQueue, MemorySockets, MemorySuppressions,
+};
 use recado_runtime::auth::{DevelopmentKey, KeySet, TokenConfig, TokenVerifier};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -57,6 +60,7 @@ pub(crate) struct World {
     pub(crate) sockets: MemorySockets,
     pub(crate) mailer: MemoryMailer,
     pub(crate) claims: MemoryClaims,
+    pub(crate) suppressions: MemorySuppressions,
     pub(crate) inbox_queue: Channel,
     pub(crate) email_queue: Channel,
     /// What a broken lookup remembers.
@@ -73,11 +77,8 @@ impl World {
         let seed = scenario.seed;
         let hand = ManualClock::default();
         let began = (Instant::now(), hand.now());
-        let channel = |queue| Channel {
-            name: queue,
-            queue: MemoryQueue::new(hand.clone(), entropy(seed, &[name(queue)])),
-            changed: Notify::new(),
-        };
+        let channel =
+            |queue| Channel { name: queue, queue: MemoryQueue::new(hand.clone(), entropy(seed, &[name(queue)])), changed: Notify::new() };
         let positions = entropy(seed, &[name("positions")]);
         let inbox = match scenario.stamps {
             Stamps::Store => MemoryInbox::new(hand.clone(), positions),
@@ -95,6 +96,7 @@ impl World {
             sockets: MemorySockets::new(),
             mailer: MemoryMailer::new(),
             claims: MemoryClaims::new(hand.clone()),
+            suppressions: suppressions(&scenario, &hand),
             inbox_queue: channel("inbox queue"),
             email_queue: channel("email queue"),
             cache: Mutex::default(),
@@ -171,9 +173,24 @@ impl World {
     }
 }
 
+fn suppressions(scenario: &Scenario, clock: &ManualClock) -> MemorySuppressions {
+    let suppressions = MemorySuppressions::new(clock.clone());
+    if let Some(user) = scenario.suppressed {
+        let address = AddressKey::of(&address(&scenario.users[user])).expect("a user's address is one");
+        at_once(suppressions.suppress(&[(address, SuppressionCause::Complaint)]));
+    }
+    suppressions
+}
+
+/// Where mail to a user goes.
+pub(crate) fn address(user: &RecipientKey) -> String {
+    format!("{}@{}.example.com", user.user, user.tenant)
+}
+
 /// Whether one of these bodies is this event for this user. Ids of events and users are plain words here.
 pub(crate) fn names<'a>(mut bodies: impl Iterator<Item = &'a str>, event: &str, user: &RecipientKey) -> bool {
-    let (event, tenant, user) = (format!("\"id\":\"{event}\""), format!("\"tenant\":\"{}\"", user.tenant), format!("\"id\":\"{}\"", user.user));
+    let (event, tenant, user) =
+        (format!("\"id\":\"{event}\""), format!("\"tenant\":\"{}\"", user.tenant), format!("\"id\":\"{}\"", user.user));
     bodies.any(|body| body.contains(&event) && body.contains(&tenant) && body.contains(&user))
 }
 
@@ -204,4 +221,3 @@ impl fmt::Display for Channel {
 pub(crate) fn short(user: &RecipientKey) -> String {
     if user.tenant.as_str() == "default" { user.user.to_string() } else { format!("{}@{}", user.user, user.tenant) }
 }
-

@@ -29,7 +29,8 @@ impl SimBus {
     /// subscription lets it through.
     pub(crate) async fn publish_raw(&self, messages: Vec<(String, Attributes, bool)>) -> Vec<Outcome<()>> {
         let Way { world, process } = &self.0;
-        let call = Call::new(world, "publish", || messages.iter().map(|(body, ..)| super::queue::about(body)).collect::<Vec<_>>().join(", "));
+        let call =
+            Call::new(world, "publish", || messages.iter().map(|(body, ..)| super::queue::about(body)).collect::<Vec<_>>().join(", "));
         let call = call.of(messages.len());
         let there = world.clone();
         let apply = move |arriving: &[usize]| {

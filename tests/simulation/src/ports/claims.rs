@@ -14,7 +14,12 @@ use crate::world::{World, at_once, short};
 pub(crate) struct SimClaims(pub(crate) Way);
 
 impl SimClaims {
-    async fn one<T: Send + 'static>(&self, name: &'static str, key: &DeliveryKey, apply: impl FnOnce(&World) -> Outcome<T> + Send + 'static) -> Outcome<T> {
+    async fn one<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        key: &DeliveryKey,
+        apply: impl FnOnce(&World) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
         let Way { world, process } = &self.0;
         let call = Call::new(world, name, || format!("{} for {}", world.name_of(key.notification), short(&key.recipient)));
         let (time, there) = (self.0.time(), world.clone());

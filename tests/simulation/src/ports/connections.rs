@@ -40,10 +40,14 @@ impl Connections for SimConnections {
     async fn register(&self, recipient: &RecipientKey, connection: &Connection) -> Outcome<Registered> {
         let (recipient, connection) = (recipient.clone(), connection.clone());
         let about = format!("{}", connection.id);
-        self.one("register", || about, move |world| {
-            let row = if world.breakage == Some(Breakage::LiveAtOnce) { connection.live() } else { connection };
-            at_once(world.connections.register(&recipient, &row))
-        })
+        self.one(
+            "register",
+            || about,
+            move |world| {
+                let row = if world.breakage == Some(Breakage::LiveAtOnce) { connection.live() } else { connection };
+                at_once(world.connections.register(&recipient, &row))
+            },
+        )
         .await
     }
 
@@ -68,39 +72,51 @@ impl Connections for SimConnections {
     async fn mark_live(&self, recipient: &RecipientKey, connection: &Connection, create: bool) -> Outcome<bool> {
         let (recipient, connection) = (recipient.clone(), connection.clone());
         let about = format!("{}", connection.id);
-        self.one("mark_live", || about, move |world| {
-            let create = create && world.breakage != Some(Breakage::SyncCreatesNothing);
-            let there = at_once(world.connections.mark_live(&recipient, &connection, create));
-            let at = world.elapsed();
-            if there == Ok(true)
-                && let Some(session) = lock(&world.ledger).session(&connection.id)
-            {
-                session.live.get_or_insert(at);
-            }
-            there
-        })
+        self.one(
+            "mark_live",
+            || about,
+            move |world| {
+                let create = create && world.breakage != Some(Breakage::SyncCreatesNothing);
+                let there = at_once(world.connections.mark_live(&recipient, &connection, create));
+                let at = world.elapsed();
+                if there == Ok(true)
+                    && let Some(session) = lock(&world.ledger).session(&connection.id)
+                {
+                    session.live.get_or_insert(at);
+                }
+                there
+            },
+        )
         .await
     }
 
     async fn remove(&self, recipient: &RecipientKey, id: &ConnectionId) -> Outcome<()> {
         let (recipient, id) = (recipient.clone(), id.clone());
         let about = format!("{id}");
-        self.one("remove", || about, move |world| {
-            ends_halfway(world, &recipient, &id)?;
-            at_once(world.connections.remove(&recipient, &id))
-        })
+        self.one(
+            "remove",
+            || about,
+            move |world| {
+                ends_halfway(world, &recipient, &id)?;
+                at_once(world.connections.remove(&recipient, &id))
+            },
+        )
         .await
     }
 
     async fn remove_unchanged(&self, recipient: &RecipientKey, seen: &Connection) -> Outcome<bool> {
         let (recipient, seen) = (recipient.clone(), seen.clone());
         let about = format!("{}", seen.id);
-        self.one("remove_unchanged", || about, move |world| {
-            if world.connections.rows(&recipient).contains(&seen) {
-                ends_halfway(world, &recipient, &seen.id)?;
-            }
-            at_once(world.connections.remove_unchanged(&recipient, &seen))
-        })
+        self.one(
+            "remove_unchanged",
+            || about,
+            move |world| {
+                if world.connections.rows(&recipient).contains(&seen) {
+                    ends_halfway(world, &recipient, &seen.id)?;
+                }
+                at_once(world.connections.remove_unchanged(&recipient, &seen))
+            },
+        )
         .await
     }
 }

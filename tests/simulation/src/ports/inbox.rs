@@ -62,35 +62,43 @@ impl Inbox for SimInbox {
         let about = || format!("{} for {}, {} old", self.0.world.name_of(key.notification), short(&key.recipient), age(old, sent));
         let key = key.clone();
         let about = about();
-        self.one("restamp", || about, move |world| {
-            lock(&world.ledger).counts.stamps += 1;
-            if world.breakage == Some(Breakage::ForgetsStamps)
-                && let Some(entry) = world.inbox.entry(&key)
-            {
-                let position = Position::floor(time_of(world, sent));
-                let (acked_at, read_at, archived_at) = (entry.acked_at, entry.read_at, entry.archived_at);
-                return Ok(Appended { position, inserted: false, acked_at, read_at, archived_at });
-            }
-            at_once(world.inbox.restamp(&key, old))
-        })
+        self.one(
+            "restamp",
+            || about,
+            move |world| {
+                lock(&world.ledger).counts.stamps += 1;
+                if world.breakage == Some(Breakage::ForgetsStamps)
+                    && let Some(entry) = world.inbox.entry(&key)
+                {
+                    let position = Position::floor(time_of(world, sent));
+                    let (acked_at, read_at, archived_at) = (entry.acked_at, entry.read_at, entry.archived_at);
+                    return Ok(Appended { position, inserted: false, acked_at, read_at, archived_at });
+                }
+                at_once(world.inbox.restamp(&key, old))
+            },
+        )
         .await
     }
 
     async fn since(&self, recipient: &RecipientKey, after: Position, limit: usize) -> Outcome<Page> {
         let (recipient, limit) = (recipient.clone(), self.limit(limit));
         let about = format!("for {}", short(&recipient));
-        self.one("since", || about, move |world| {
-            let overlap = if world.breakage == Some(Breakage::NoOverlap) { limits::W } else { Duration::ZERO };
-            let after = if overlap.is_zero() { after } else { after.max(Position::floor(after.at() + overlap)) };
-            at_once(world.inbox.since(&recipient, after, limit))
-        })
+        self.one(
+            "since",
+            || about,
+            move |world| {
+                let overlap = if world.breakage == Some(Breakage::NoOverlap) { limits::W } else { Duration::ZERO };
+                let after = if overlap.is_zero() { after } else { after.max(Position::floor(after.at() + overlap)) };
+                at_once(world.inbox.since(&recipient, after, limit))
+            },
+        )
         .await
     }
 
-    async fn pending(&self, recipient: &RecipientKey, after: Position, limit: usize) -> Outcome<Page> {
+    async fn pending(&self, recipient: &RecipientKey, marks: Marks, after: Position, limit: usize) -> Outcome<Page> {
         let (recipient, limit) = (recipient.clone(), self.limit(limit));
         let about = format!("for {}", short(&recipient));
-        self.one("pending", || about, move |world| at_once(world.inbox.pending(&recipient, after, limit))).await
+        self.one("pending", || about, move |world| at_once(world.inbox.pending(&recipient, marks, after, limit))).await
     }
 
     async fn page(&self, recipient: &RecipientKey, before: Option<Position>, filter: PageFilter, limit: usize) -> Outcome<Page> {
@@ -108,10 +116,14 @@ impl Inbox for SimInbox {
     async fn advance_pending(&self, recipient: &RecipientKey, from: Option<Position>, to: Position) -> Outcome<bool> {
         let (recipient, sent) = (recipient.clone(), self.0.process.now());
         let about = format!("of {} to {} before now", short(&recipient), age(to, sent));
-        self.one("advance_pending", || about, move |world| {
-            let to = if world.breakage == Some(Breakage::PendingMarkAhead) { Position::floor(time_of(world, sent)) } else { to };
-            at_once(world.inbox.advance_pending(&recipient, from, to))
-        })
+        self.one(
+            "advance_pending",
+            || about,
+            move |world| {
+                let to = if world.breakage == Some(Breakage::PendingMarkAhead) { Position::floor(time_of(world, sent)) } else { to };
+                at_once(world.inbox.advance_pending(&recipient, from, to))
+            },
+        )
         .await
     }
 
@@ -136,15 +148,19 @@ impl Inbox for SimInbox {
     async fn read_all(&self, recipient: &RecipientKey, up_to: Position) -> Outcome<ReadAll> {
         let (recipient, sent) = (recipient.clone(), self.0.process.now());
         let about = format!("by {} up to {} before now", short(&recipient), age(up_to, sent));
-        self.one("read_all", || about, move |world| {
-            let there = world.inbox.entries(&recipient).into_iter().filter(|entry| entry.position <= up_to);
-            let key = |id| DeliveryKey { recipient: recipient.clone(), notification: id };
-            lock(&world.ledger).read.extend(there.map(|entry| key(entry.notification.id)));
-            if world.breakage == Some(Breakage::ReadsWhatIsInFlight) {
-                world.show(time_of(world, sent) + limits::W);
-            }
-            at_once(world.inbox.read_all(&recipient, up_to))
-        })
+        self.one(
+            "read_all",
+            || about,
+            move |world| {
+                let there = world.inbox.entries(&recipient).into_iter().filter(|entry| entry.position <= up_to);
+                let key = |id| DeliveryKey { recipient: recipient.clone(), notification: id };
+                lock(&world.ledger).read.extend(there.map(|entry| key(entry.notification.id)));
+                if world.breakage == Some(Breakage::ReadsWhatIsInFlight) {
+                    world.show(time_of(world, sent) + limits::W);
+                }
+                at_once(world.inbox.read_all(&recipient, up_to))
+            },
+        )
         .await
     }
 
@@ -182,7 +198,8 @@ fn took_place(world: &World, entry: &NewEntry, answer: &Outcome<Appended>, time:
     }
     lock(&world.ledger).stored.entry(key).or_insert(at);
     if answer.as_ref().is_ok_and(|appended| appended.inserted && appended.read_at.is_some()) && !late {
-        world.violation("R8", format!("{} is read by {} before anybody could see it", entry.notification.event_id, short(&entry.recipient)));
+        world
+            .violation("R8", format!("{} is read by {} before anybody could see it", entry.notification.event_id, short(&entry.recipient)));
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use recado_domain::ports::{Mailer, Outcome, OutgoingMail};
 
 use super::Way;
-use crate::lock;
 use crate::ledger::Mail;
+use crate::lock;
 use crate::process::Call;
 use crate::world::{World, at_once, short};
 
@@ -51,10 +51,21 @@ fn leave(world: &Arc<World>, mail: &OutgoingMail, sender: String) -> Outcome<Str
     if recipient.and_then(|one| one.email.as_deref()) != Some(mail.to.as_str()) {
         wrong.push(("P5", format!("a mail of {} went to an address that is not its recipient's", ledger.name(key.notification))));
     }
+    if world.scenario.suppressed.is_some_and(|user| world.scenario.users[user] == key.recipient) {
+        wrong.push((
+            "mail",
+            format!("{} was mailed to {}, to whom nothing may be sent", ledger.name(key.notification), short(&key.recipient)),
+        ));
+    }
     let excused = ledger.claims.get(&(key.clone(), sender.clone())).is_none_or(|claim| claim.excused);
     if let Some(earlier) = ledger.mails.get(key).and_then(|mails| mails.last()) {
         if !excused {
-            let what = format!("{} was mailed to {} by {} and again by {sender}", ledger.name(key.notification), short(&key.recipient), earlier.sender);
+            let what = format!(
+                "{} was mailed to {} by {} and again by {sender}",
+                ledger.name(key.notification),
+                short(&key.recipient),
+                earlier.sender
+            );
             wrong.push(("mail", what));
         }
         if earlier.message_id != message_id {

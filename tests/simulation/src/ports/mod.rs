@@ -9,6 +9,7 @@ mod inbox;
 mod mailer;
 mod queue;
 mod sockets;
+mod suppressions;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub(crate) use inbox::SimInbox;
 pub(crate) use mailer::SimMailer;
 pub(crate) use queue::SimQueue;
 pub(crate) use sockets::{SimSockets, close, items};
+pub(crate) use suppressions::SimSuppressions;
 
 use crate::process::Process;
 use crate::scenario::Stamps;

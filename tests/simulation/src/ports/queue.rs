@@ -53,22 +53,48 @@ impl SimQueue {
         self.way.process.call(call, apply).await
     }
 
-    /// Done when a message can be received, or at the end of the wait.
-    async fn wait(&self, wait: Duration) {
-        let (world, channel) = (&self.way.world, (self.of)(&self.way.world));
-        let deadline = Instant::now() + wait.min(limits::QUEUE_POLL);
-        loop {
-            let changed = channel.changed.notified();
-            let due = channel.queue.next_visible_at().map(|at| Duration::try_from(at.duration_since(world.now())).unwrap_or_default());
-            if due.is_some_and(|due| due.is_zero()) || Instant::now() >= deadline {
-                return;
-            }
-            let until = due.map_or(deadline, |due| deadline.min(Instant::now() + due));
-            tokio::select! {
-                biased;
-                () = changed => {}
-                () = sleep_until(until) => {}
-            }
+    /// The same queue, as its platform sees it.
+    pub(crate) fn platform(&self) -> Platform {
+        Platform { world: self.way.world.clone(), of: self.of }
+    }
+}
+
+/// A queue as the platform that owns it sees it: it polls and deletes, and never fails.
+pub(crate) struct Platform {
+    world: Arc<World>,
+    of: fn(&World) -> &Channel,
+}
+
+impl Platform {
+    /// A batch, or none after a while.
+    pub(crate) async fn poll(&self, visibility: Duration) -> Vec<Received> {
+        let channel = (self.of)(&self.world);
+        wait(&self.world, channel, limits::QUEUE_POLL).await;
+        receive(&self.world, self.of, "platform", limits::AWS_BATCH_ENTRIES, visibility).unwrap_or_default()
+    }
+
+    /// Deletes messages. One whose lease was lost meanwhile stays.
+    pub(crate) fn delete(&self, tokens: Vec<AckToken>) {
+        let channel = (self.of)(&self.world);
+        at_once(channel.queue.ack(&tokens));
+        channel.changed.notify_waiters();
+    }
+}
+
+/// Done when a message can be received, or at the end of the wait.
+async fn wait(world: &World, channel: &Channel, wait: Duration) {
+    let deadline = Instant::now() + wait.min(limits::QUEUE_POLL);
+    loop {
+        let changed = channel.changed.notified();
+        let due = channel.queue.next_visible_at().map(|at| Duration::try_from(at.duration_since(world.now())).unwrap_or_default());
+        if due.is_some_and(|due| due.is_zero()) || Instant::now() >= deadline {
+            return;
+        }
+        let until = due.map_or(deadline, |due| deadline.min(Instant::now() + due));
+        tokio::select! {
+            biased;
+            () = changed => {}
+            () = sleep_until(until) => {}
         }
     }
 }
@@ -79,8 +105,8 @@ impl Queue for SimQueue {
     }
 
     async fn receive(&self, max: usize, wait: Duration, visibility: Duration) -> Outcome<Vec<Received>> {
-        self.wait(wait).await;
         let Way { world, process } = &self.way;
+        self::wait(world, (self.of)(world), wait).await;
         let call = self.call("receive", 1, || format!("up to {max}"));
         let (there, of, who) = (world.clone(), self.of, process.to_string());
         process.call_one(call, move || receive(&there, of, &who, max, visibility)).await
@@ -142,7 +168,9 @@ fn receive(world: &Arc<World>, of: fn(&World) -> &Channel, who: &str, max: usize
     let channel = of(world);
     let received = at_once(channel.queue.receive(max, Duration::ZERO, visibility))?;
     for message in &received {
-        world.note(who, || format!("    gets message {} for the {}. time: {}", message.message_id, message.receive_count, about(&message.body)));
+        world.note(who, || {
+            format!("    gets message {} for the {}. time: {}", message.message_id, message.receive_count, about(&message.body))
+        });
         if world.breakage == Some(Breakage::AcksOnReceive) {
             at_once(channel.queue.ack(std::slice::from_ref(&message.token)));
         }
