@@ -62,7 +62,7 @@ pub(super) async fn settle<E: Entropy>(
         };
         for (at, said) in open.into_iter().zip(said) {
             let maybe_done = answers[at].as_ref().is_err_and(|before| before.maybe_done);
-            answers[at] = said.map_err(|broken| Broken { maybe_done: maybe_done || broken.maybe_done, ..broken });
+            answers[at] = said.map_err(|broken| Broken { ..broken });
         }
     }
     answers
