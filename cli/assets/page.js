@@ -18,7 +18,7 @@ class Session {
   }
 
   async start() {
-    this.token = (await post("/dev/token", { user: this.user })).token;
+    await this.renewToken();
     await this.load();
     this.connect();
   }
@@ -29,12 +29,25 @@ class Session {
     this.render();
   }
 
-  connect() {
-    if (!this.online || session !== this) return;
-    const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/ws?token=${encodeURIComponent(this.token)}&device=page`, "recado.v1");
-    this.socket = socket;
+  async renewToken() { this.token = (await post("/dev/token", { user: this.user })).token; }
+
+  // A ticket opens one socket, once: each try asks for another one.
+  async connect() {
+    const attempt = (this.attempt = (this.attempt ?? 0) + 1);
+    const current = () => this.online && session === this && attempt === this.attempt;
+    if (!current()) return;
     state("connecting");
+    let ticket;
+    try {
+      ticket = (await post("/connection-tickets", undefined, { token: this.token })).ticket;
+    } catch (error) {
+      if (current()) this.again(error.message);
+      return;
+    }
+    if (!current()) return;
+    const scheme = location.protocol === "https:" ? "wss" : "ws";
+    const socket = new WebSocket(`${scheme}://${location.host}/ws?ticket=${ticket}&device=page`, "recado.v1");
+    this.socket = socket;
     socket.onopen = () => { this.tries = 0; state("live"); this.sync(); this.timer = setInterval(() => this.sync(), SYNC_EVERY_MS); };
     socket.onmessage = (message) => { wire("←", message.data); this.receive(JSON.parse(message.data)); };
     socket.onclose = (close) => { clearInterval(this.timer); clearTimeout(this.late); this.closed(close); };
@@ -42,12 +55,16 @@ class Session {
 
   closed({ code, reason }) {
     if (this.socket?.readyState !== WebSocket.CLOSED || session !== this) return;
-    state(this.online ? `closed ${code} ${reason}`.trim() : "offline");
-    if (!this.online || code === 4409) return;
+    const what = `closed ${code} ${reason}`.trim();
+    if (!this.online || code === 4409) state(this.online ? what : "offline");
+    else this.again(what);
+  }
+
+  again(why) {
+    state(why);
     const wait = Math.random() * Math.min(30000, 500 * 2 ** this.tries++);
     setTimeout(async () => {
-      // A token that ended meanwhile is refused without a reason a page could see: ask for a new one each time.
-      try { this.token = (await post("/dev/token", { user: this.user })).token; } catch { /* the server is away: the next try asks again */ }
+      try { await this.renewToken(); } catch { /* the server is away: the next try asks again */ }
       this.connect();
     }, wait);
   }
@@ -175,8 +192,10 @@ async function get(path, token) {
   return answer.json();
 }
 
-async function post(path, body, type = "application/json") {
-  const answer = await fetch(path, { method: "POST", headers: { "content-type": type }, body: JSON.stringify(body) });
+async function post(path, body, { type = "application/json", token } = {}) {
+  const headers = { "content-type": type };
+  if (token) headers.authorization = `Bearer ${token}`;
+  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
   const json = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(problem(json) || `${path} answered ${answer.status}`);
   return json;
@@ -213,7 +232,7 @@ $("publish").onsubmit = async (submit) => {
   const note = $("published");
   try {
     const started = performance.now();
-    await post("/events", event, "application/cloudevents+json");
+    await post("/events", event, { type: "application/cloudevents+json" });
     note.className = "note";
     note.textContent = `Accepted in ${(performance.now() - started).toFixed(0)} ms.`;
   } catch (error) {

@@ -190,6 +190,61 @@ async fn a_page_whose_name_was_pointed_at_this_machine_is_refused() {
 }
 
 #[tokio::test]
+async fn a_ticket_opens_one_socket_and_shows_no_token() {
+    let server = up(&[]).await;
+    let ask = || reqwest::Client::new().post(server.url("/connection-tickets"));
+    let given = soon(ask().bearer_auth(server.text("token")).send()).await.unwrap();
+    assert_eq!(given.status(), 201);
+    let given: Value = serde_json::from_str(&given.text().await.unwrap()).unwrap();
+    let url = given["url"].as_str().unwrap();
+    assert_eq!(url, format!("{}?ticket={}", server.text("ws"), given["ticket"].as_str().unwrap()));
+    let mut client = soon(connect_async(format!("{url}&protocol=recado.v1"))).await.unwrap().0;
+    client.send(Message::text(r#"{"type":"sync","request":"first"}"#)).await.unwrap();
+    while next(&mut client).await["verdict"] != "complete" {}
+
+    let foreign = format!("{}?ticket={}", server.text("ws"), "A".repeat(43));
+    for (url, status, kind) in [
+        (url.to_owned(), 401, "ticket-invalid"),
+        (foreign, 401, "ticket-invalid"),
+        (format!("{url}&token={}", server.text("token")), 400, "malformed-request"),
+        (server.text("ws").to_owned(), 401, "credential-missing"),
+    ] {
+        let Err(tokio_tungstenite::tungstenite::Error::Http(answer)) = soon(connect_async(&url)).await else { panic!("{url} opened") };
+        let problem: Value = serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).unwrap();
+        assert_eq!((answer.status().as_u16(), &problem["type"]), (status, &json!(format!("urn:recado:problem:{kind}"))), "{url}");
+    }
+    assert_eq!(soon(ask().send()).await.unwrap().status(), 401);
+}
+
+#[tokio::test]
+async fn a_page_of_an_allowed_origin_may_ask_for_a_ticket() {
+    let server = up(&["--allow-origin", "https://app.example.com"]).await;
+    let allowed = async |origin: &str| {
+        let request = reqwest::Client::new().post(server.url("/connection-tickets")).header("origin", origin);
+        let answer = soon(request.bearer_auth(server.text("token")).send()).await.unwrap();
+        answer.headers().get("access-control-allow-origin").map(|origin| origin.to_str().unwrap().to_owned())
+    };
+    assert_eq!(allowed("https://app.example.com").await.as_deref(), Some("https://app.example.com"));
+    assert_eq!(allowed("https://evil.example").await, None);
+}
+
+#[tokio::test]
+async fn listening_takes_a_ticket_or_a_header() {
+    let server = up(&[]).await;
+    assert_eq!(server.publish("1").await, 202);
+    for way in [&[][..], &["--no-ticket"]] {
+        let arguments = ["listen", "alice", "--json", "--count", "1", "--ws", server.text("ws")];
+        let listened = beside(&server, &[&arguments, way].concat()).await;
+        assert!(listened.contains("It happened"), "{way:?}: {listened}");
+    }
+    let elsewhere = server.url("/nowhere");
+    let arguments = ["listen", "alice", "--data-dir", server.text("data_dir"), "--ws", server.text("ws"), "--tickets", &elsewhere];
+    let (code, said) = refused(&arguments).await;
+    assert_eq!(code, 1);
+    assert!(said.contains("--no-ticket"), "{said}");
+}
+
+#[tokio::test]
 async fn a_publish_key_is_asked_for_once_there_is_one() {
     let server = up(&["--publish-key", "0123456789abcdef"]).await;
     assert_eq!(server.publish("1").await, 401);

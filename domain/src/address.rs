@@ -6,7 +6,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::limits;
+use crate::{hex, limits};
 
 /// SHA-256 of a normalised address. The same for every spelling that reaches the same mailbox for certain, and for no other:
 /// the domain is lower-cased and written as DNS has it (RFC 5891), the part before the `@` stays as it is. Its case may tell
@@ -67,7 +67,7 @@ pub fn ascii_domain(domain: &str) -> String {
 
 impl fmt::Display for AddressKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        hex::write(&self.0, f)
     }
 }
 
@@ -81,24 +81,7 @@ impl std::str::FromStr for AddressKey {
     type Err = NotAnAddress;
 
     fn from_str(text: &str) -> Result<Self, NotAnAddress> {
-        let digits = text.as_bytes();
-        let mut bytes = [0; 32];
-        if digits.len() != 2 * bytes.len() {
-            return Err(NotAnAddress::Key);
-        }
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = hex(pair[0])? << 4 | hex(pair[1])?;
-        }
-        Ok(Self(bytes))
-    }
-}
-
-/// Lower case alone: one key has one text.
-fn hex(digit: u8) -> Result<u8, NotAnAddress> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(NotAnAddress::Key),
+        hex::read(text).map(Self).ok_or(NotAnAddress::Key)
     }
 }
 

@@ -50,6 +50,8 @@ pub const FRAME_IDS: usize = 1_000;
 pub const CLIENT_TEXT_BYTES: usize = 128;
 /// A token in a query string or header, in bytes: API Gateway allows 10,240 for all headers.
 pub const TOKEN_BYTES: usize = 8 * 1024;
+/// How long a connection ticket opens a socket: long enough to connect over a slow network, and over before a log is read.
+pub const TICKET_LIFE: Duration = Duration::from_secs(30);
 /// Connections of one user; registering one more closes the oldest.
 pub const CONNECTIONS_PER_USER: usize = 20;
 /// Unread is counted up to here and then shown as `99+`.

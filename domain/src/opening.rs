@@ -1,28 +1,40 @@
 //! What a client says as it opens a socket, before there is one: the query of its request, and the page it comes from.
 //!
-//! Nothing of it is verified here: whose socket it becomes, a token says. Must not know: any gateway, HTTP.
+//! Nothing of it is verified here: whose socket it becomes, a token or a ticket says. Must not know: any gateway, HTTP.
 
 use std::fmt;
 
 use crate::connection::{Protocol, SUBPROTOCOL};
 use crate::limits;
 
-/// What a client declares.
+/// What a client says who it is with. Not verified.
 #[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// A token: `?token=`, or a bearer token, at most [`limits::TOKEN_BYTES`].
+    Token(String),
+    /// A connection ticket: `?ticket=`, at most [`limits::CLIENT_TEXT_BYTES`].
+    Ticket(String),
+}
+
+impl fmt::Debug for Credential {
+    /// Its kind alone: neither must end up in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token(_) => "Token",
+            Self::Ticket(_) => "Ticket",
+        })
+    }
+}
+
+/// What a client declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declared {
-    /// `?token=`, or a bearer token, at most [`limits::TOKEN_BYTES`].
-    pub token: Option<String>,
+    /// Who it says it is.
+    pub credential: Option<Credential>,
     /// [`Protocol::Recado`] where `?protocol=` names [`SUBPROTOCOL`].
     pub protocol: Protocol,
     /// `?device=`, at most [`limits::CLIENT_TEXT_BYTES`], without control characters, and not empty.
     pub device: Option<String>,
-}
-
-impl fmt::Debug for Declared {
-    /// Without the token, which must not end up in a log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Declared").field("protocol", &self.protocol).field("device", &self.device).finish_non_exhaustive()
-    }
 }
 
 impl Declared {
@@ -31,10 +43,11 @@ impl Declared {
     /// # Errors
     /// What does not hold (400); shows no value.
     pub fn read(query: impl IntoIterator<Item = (String, String)>, authorization: Option<&str>) -> Result<Self, String> {
-        let (mut token, mut device, mut protocol) = (None, None, None);
+        let (mut token, mut ticket, mut device, mut protocol) = (None, None, None, None);
         for (name, value) in query {
             let (slot, limit) = match name.as_str() {
                 "token" => (&mut token, limits::TOKEN_BYTES),
+                "ticket" => (&mut ticket, limits::CLIENT_TEXT_BYTES),
                 "device" => (&mut device, limits::CLIENT_TEXT_BYTES),
                 "protocol" => (&mut protocol, limits::CLIENT_TEXT_BYTES),
                 _ => continue,
@@ -51,6 +64,10 @@ impl Declared {
         {
             return Err("a token is given in the query and in the header `Authorization`; give it once".to_owned());
         }
+        let credential = match (token, ticket) {
+            (Some(_), Some(_)) => return Err("a token and a ticket are given; give one of them".to_owned()),
+            (token, ticket) => token.map(Credential::Token).or(ticket.map(Credential::Ticket)),
+        };
         if device.as_ref().is_some_and(|device: &String| device.contains(char::is_control)) {
             return Err("`device` has a control character; remove it".to_owned());
         }
@@ -59,7 +76,7 @@ impl Declared {
             Some(SUBPROTOCOL) => Protocol::Recado,
             Some(_) => return Err(format!("`protocol` is none this server speaks; it knows {SUBPROTOCOL}")),
         };
-        Ok(Self { token, protocol, device: device.filter(|device| !device.is_empty()) })
+        Ok(Self { credential, protocol, device: device.filter(|device| !device.is_empty()) })
     }
 }
 
@@ -162,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_parameter_given_twice_is_refused() {
-        for name in ["token", "device", "protocol"] {
+        for name in ["token", "ticket", "device", "protocol"] {
             let problem = read(&[(name, SUBPROTOCOL), (name, SUBPROTOCOL)]).unwrap_err();
             assert!(problem.contains(name), "{problem}");
         }
@@ -171,20 +188,31 @@ mod tests {
     #[test]
     fn a_query_is_read_and_what_is_unknown_ignored() {
         let declared = read(&[("token", "t"), ("device", "phone"), ("protocol", "recado.v1"), ("x", "1"), ("x", "2")]).unwrap();
-        assert_eq!(declared.token.as_deref(), Some("t"));
+        assert_eq!(declared.credential, Some(Credential::Token("t".to_owned())));
         assert_eq!(declared.device.as_deref(), Some("phone"));
         assert_eq!(declared.protocol, Protocol::Recado);
     }
 
     #[test]
     fn a_bearer_token_is_a_token_and_other_schemes_are_not() {
-        let token = |header| Declared::read([], Some(header)).unwrap().token;
-        assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(token("bearer  abc ").as_deref(), Some("abc"));
+        let token = |header| Declared::read([], Some(header)).unwrap().credential;
+        let abc = Some(Credential::Token("abc".to_owned()));
+        assert_eq!(token("Bearer abc"), abc);
+        assert_eq!(token("bearer  abc "), abc);
         assert_eq!(token("Basic abc"), None);
         assert_eq!(token("Bearer"), None);
         let twice = Declared::read([("token".to_owned(), "a".to_owned())], Some("Bearer a")).unwrap_err();
         assert!(twice.contains("give it once"), "{twice}");
+    }
+
+    #[test]
+    fn a_ticket_is_no_token_and_one_of_them_is_enough() {
+        assert_eq!(read(&[("ticket", "t")]).unwrap().credential, Some(Credential::Ticket("t".to_owned())));
+        assert_eq!(read(&[]).unwrap().credential, None);
+        let problem = read(&[("ticket", "t"), ("token", "t")]).unwrap_err();
+        assert!(problem.contains("one of them"), "{problem}");
+        let problem = Declared::read([("ticket".to_owned(), "t".to_owned())], Some("Bearer t")).unwrap_err();
+        assert!(problem.contains("one of them"), "{problem}");
     }
 
     #[test]
@@ -197,13 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_declared_does_not_show_its_token() {
-        assert!(!format!("{:?}", read(&[("token", "secret")]).unwrap()).contains("secret"));
+    fn what_is_declared_shows_neither_token_nor_ticket() {
+        for name in ["token", "ticket"] {
+            assert!(!format!("{:?}", read(&[(name, "secret")]).unwrap()).contains("secret"));
+        }
     }
 
     proptest! {
         #[test]
-        fn arbitrary_requests_are_read_or_refused(pairs in proptest::collection::vec(("token|device|protocol|x", ".*"), 0..4), header in ".*") {
+        fn arbitrary_requests_are_read_or_refused(pairs in proptest::collection::vec(("token|ticket|device|protocol|x", ".*"), 0..4), header in ".*") {
             // Either answer is fine; what counts is that there is one.
             Declared::read(pairs, Some(&header)).ok();
             Origins { allowed: vec![header.clone()], loopback: true }.admit(Some(&header), Some(&header));

@@ -17,6 +17,7 @@ use crate::limits;
 use crate::message::Attributes;
 use crate::notification::{Appended, InboxEntry, NewEntry};
 use crate::position::Position;
+use crate::ticket::TicketKey;
 
 /// What one entry of a batch came to.
 pub type Outcome<T> = Result<T, Failure>;
@@ -378,6 +379,25 @@ pub trait Suppressions: Send + Sync + 'static {
 
     /// Allows mail again; says whether each was suppressed.
     fn lift(&self, addresses: &[AddressKey]) -> impl Future<Output = Vec<Outcome<bool>>> + Send;
+}
+
+/// Whom a connection ticket speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TicketHolder {
+    /// Whose socket it opens.
+    pub recipient: RecipientKey,
+    /// When the token ends that it was got with: the socket ends then too.
+    pub token_expires_at: Timestamp,
+}
+
+/// Connection tickets that were given out. A store knows a ticket by its hash alone.
+pub trait Tickets: Send + Sync + 'static {
+    /// Keeps a ticket until `until`.
+    fn issue(&self, key: &TicketKey, holder: &TicketHolder, until: Timestamp) -> impl Future<Output = Outcome<()>> + Send;
+
+    /// Takes a ticket: of all who ask, at the same time or later, one alone gets its holder. `None` where it is unknown, was
+    /// taken, or has ended. If the answer is lost the ticket may be too.
+    fn redeem(&self, key: &TicketKey) -> impl Future<Output = Outcome<Option<TicketHolder>>> + Send;
 }
 
 #[cfg(test)]

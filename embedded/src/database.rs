@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior};
 use recado_domain::position::Position;
 
 /// What made each version of the schema out of the one before it. A step that was released is never changed.
-const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema-2.sql")];
+const STEPS: [&str; 3] = [include_str!("schema.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
 /// The version of the schema, kept in `user_version`: how many of [`STEPS`] were taken.
 pub(crate) const VERSION: i64 = STEPS.len() as i64;
 

@@ -21,6 +21,7 @@ pub mod store;
 mod suppressions;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod writer;
 
 pub use bus::StoredBus;
@@ -33,3 +34,4 @@ pub use queue::{QueueName, StoredQueue};
 pub use smtp::Smtp;
 pub use store::{OpenError, Store};
 pub use suppressions::StoredSuppressions;
+pub use tickets::StoredTickets;

@@ -23,6 +23,7 @@ use crate::mailbox::Mailbox;
 use crate::queue::{QueueName, StoredQueue};
 use crate::readers::{self, Readers};
 use crate::suppressions::StoredSuppressions;
+use crate::tickets::StoredTickets;
 use crate::writer::{self, Change, Durability, Surroundings, Writer, WriterHandle};
 
 /// The database within the folder. `-wal` and `-shm` beside it belong to it: they hold what is not folded in yet.
@@ -124,7 +125,7 @@ pub struct QueueFigures {
 
 impl Store {
     /// Opens a folder for the one process that works on it; makes what is missing (the folder for this user alone).
-    /// Leases do not survive a process: what the last one had received is visible again at once.
+    /// Leases and connection tickets do not survive a process: what the last one had received is visible again at once.
     ///
     /// Blocks on the disk: call it at start-up.
     ///
@@ -138,6 +139,7 @@ impl Store {
         let db = open_writer(&file).map_err(|why| unusable(&file, why))?;
         db.execute("UPDATE messages SET visible_at = ?1, lease = NULL WHERE lease IS NOT NULL AND visible_at > ?1", [micros(clock.now())])
             .map_err(|error| unusable(&file, error.into()))?;
+        db.execute("DELETE FROM tickets", []).map_err(|error| unusable(&file, error.into()))?;
         Self::start(file, db, Some(lock), Surroundings { clock, entropy })
     }
 
@@ -211,6 +213,11 @@ impl Store {
         StoredSuppressions { shared: self.shared.clone() }
     }
 
+    /// Connection tickets.
+    pub fn tickets(&self) -> StoredTickets {
+        StoredTickets { shared: self.shared.clone() }
+    }
+
     /// The mailbox that captures mail.
     pub fn mailbox(&self) -> Mailbox {
         Mailbox { shared: self.shared.clone() }
@@ -250,7 +257,7 @@ impl Store {
         self.shared.readers.read(|db, _| db.query_row("SELECT 1 FROM facts LIMIT 1", [], |_| Ok(()))).await
     }
 
-    /// Deletes what nobody can see any more, up to `limit` notifications, claims and mails each: small steps, so that
+    /// Deletes what nobody can see any more, up to `limit` notifications, claims, mails and tickets each: small steps, so that
     /// nothing waits behind them. Says how many it deleted; call again soon while that is not 0.
     ///
     /// # Errors
@@ -332,5 +339,6 @@ fn collect(change: &mut Change<'_>, limit: usize) -> rusqlite::Result<usize> {
     let mails = delete(of_mails, back(limits::RETENTION))?;
     let of_owners = "DELETE FROM connection_owners WHERE id IN (SELECT id FROM connection_owners WHERE registered_at <= ?1 LIMIT ?2)";
     let owners = delete(of_owners, back(limits::CONNECTION_ROW_AGE))?;
-    Ok(ended.len() + claims + mails + owners)
+    let tickets = delete("DELETE FROM tickets WHERE key IN (SELECT key FROM tickets WHERE until <= ?1 LIMIT ?2)", now)?;
+    Ok(ended.len() + claims + mails + owners + tickets)
 }

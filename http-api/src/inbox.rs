@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
 
-use crate::auth::{AuthError, Authenticate};
-use crate::problem::{Problem, bearer, media_type, read_body};
+use crate::auth::{Authenticate, identify};
+use crate::problem::{Problem, media_type, read_body};
 use crate::{openapi, protect};
 
 /// The most bytes of a request body: 1,000 ids are 29 KiB.
@@ -198,7 +198,7 @@ async fn list<P: InboxPorts>(
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let recipient = identify(&*ports, &headers).await?;
+    let recipient = recipient_of(&*ports, &headers).await?;
     let Query(query) = query.map_err(|_| Problem::malformed("The query string cannot be read."))?;
     let asked = PageQuery::parse(&query)?;
     let page = ports.inbox().page(&recipient, asked.before, asked.filter, asked.limit).await;
@@ -214,7 +214,7 @@ async fn list<P: InboxPorts>(
         (status = 401, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "Repeat after `Retry-After`")))]
 async fn unread_count<P: InboxPorts>(State(ports): State<Arc<P>>, headers: HeaderMap) -> Result<Json<UnreadCount>, Problem> {
-    let recipient = identify(&*ports, &headers).await?;
+    let recipient = recipient_of(&*ports, &headers).await?;
     let unread = ports.inbox().unread(&recipient).await.map_err(|failure| Problem::of_failure("unread", &failure))?;
     Ok(Json(UnreadCount { count: unread.count, capped: unread.capped }))
 }
@@ -234,7 +234,7 @@ async fn read<P: InboxPorts>(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Changed>, Problem> {
-    let recipient = identify(&*ports, &headers).await?;
+    let recipient = recipient_of(&*ports, &headers).await?;
     let Ids { ids } = parse_ids(&headers, body)?;
     let ids = ports.inbox().mark_read(&recipient, &ids).await.map_err(|failure| Problem::of_failure("read", &failure))?;
     announce::read(ports.devices(), &recipient, &ids, None, None).await;
@@ -257,7 +257,7 @@ async fn read_all<P: InboxPorts>(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<AllRead>, Problem> {
-    let recipient = identify(&*ports, &headers).await?;
+    let recipient = recipient_of(&*ports, &headers).await?;
     let UpTo { up_to } = parse_json(&headers, body)?;
     let done = ports.inbox().read_all(&recipient, up_to).await.map_err(|failure| Problem::of_failure("read all", &failure))?;
     announce::read(ports.devices(), &recipient, &done.ids, done.up_to, None).await;
@@ -280,7 +280,7 @@ async fn archive<P: InboxPorts>(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Changed>, Problem> {
-    let recipient = identify(&*ports, &headers).await?;
+    let recipient = recipient_of(&*ports, &headers).await?;
     let Ids { ids } = parse_ids(&headers, body)?;
     let ids = ports.inbox().archive(&recipient, &ids).await.map_err(|failure| Problem::of_failure("archive", &failure))?;
     announce::archived(ports.devices(), &recipient, &ids, None).await;
@@ -289,15 +289,8 @@ async fn archive<P: InboxPorts>(
 }
 
 /// Whose inbox this request may see.
-async fn identify<P: InboxPorts>(ports: &P, headers: &HeaderMap) -> Result<RecipientKey, Problem> {
-    let token = bearer(headers).filter(|token| !token.is_empty() && token.len() <= limits::TOKEN_BYTES);
-    let Some(token) = token else {
-        return Err(Problem::unauthorized("Send `Authorization: Bearer <token>`; a token elsewhere is not accepted."));
-    };
-    ports.auth().authenticate(token).await.map_err(|error| match error {
-        AuthError::Invalid => Problem::unauthorized("The token is not valid here, or has ended."),
-        AuthError::Unavailable => Problem::unavailable(None, "Tokens cannot be verified at the moment."),
-    })
+async fn recipient_of<P: InboxPorts>(ports: &P, headers: &HeaderMap) -> Result<RecipientKey, Problem> {
+    Ok(identify(ports.auth(), headers).await?.recipient)
 }
 
 /// After a change: the badge of every device. A count that cannot be read now comes with the next `sync`.

@@ -1,8 +1,8 @@
-//! The inbox over HTTP, and CloudEvents in: axum routers over ports.
+//! The inbox over HTTP, connection tickets, and CloudEvents in: axum routers over ports.
 //!
-//! [`inbox_router`] lets a user's browser list, count and change the user's own inbox; [`events_router`] lets
-//! applications publish. Both answer errors as `application/problem+json` (RFC 9457) and are put together, with
-//! answers for every other path, by [`complete`].
+//! [`inbox_router`] lets a user's browser list, count and change the user's own inbox, [`tickets_router`] gives it what opens a
+//! socket, and [`admit_pages`] says from which pages; [`events_router`] lets applications publish. All answer errors as
+//! `application/problem+json` (RFC 9457) and are put together, with answers for every other path, by [`complete`].
 //!
 //! Must not know: any store, any AWS SDK, who else serves the process, other rooms.
 
@@ -10,13 +10,17 @@ mod auth;
 mod events;
 mod inbox;
 mod openapi;
+mod pages;
 mod problem;
+mod tickets;
 
 pub use auth::{AuthError, Authenticate};
 pub use events::{BATCH_EVENTS, EVENTS_BODY_BYTES, EventsState, InvalidKey, KEY_BYTES, PublishKeys, events_router};
 pub use inbox::{INBOX_BODY_BYTES, InboxPorts, InboxState, PAGE_DEFAULT, inbox_router};
 pub use openapi::document as openapi_document;
+pub use pages::admit_pages;
 pub use problem::Problem;
+pub use tickets::{TicketsPorts, TicketsState, tickets_router};
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};

@@ -1,4 +1,4 @@
-//! The OpenAPI document of both routers. `http-api/openapi.json` is a copy that a test keeps equal.
+//! The OpenAPI document of all routers. `http-api/openapi.json` is a copy that a test keeps equal.
 //!
 //! Items and events are described once, by the domain's own schemas; this module only places them.
 
@@ -11,13 +11,14 @@ use utoipa::OpenApi;
 use crate::events::{EventResult, EventStatus, Results};
 use crate::inbox::{AllRead, Changed, Ids, UnreadCount, UpTo};
 use crate::problem::Problem;
-use crate::{events, inbox};
+use crate::tickets::ConnectionTicket;
+use crate::{events, inbox, tickets};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Recado",
-        description = "A user's inbox, and events from applications. Errors are `application/problem+json` (RFC 9457).",
+        description = "A user's inbox, tickets for its sockets, and events from applications. Errors are `application/problem+json` (RFC 9457).",
         license(name = "MIT OR Apache-2.0")
     ),
     paths(
@@ -26,9 +27,10 @@ use crate::{events, inbox};
         inbox::paths::read,
         inbox::paths::read_all,
         inbox::paths::archive,
+        tickets::paths::issue,
         events::paths::publish
     ),
-    components(schemas(Problem, UnreadCount, Ids, Changed, UpTo, AllRead, Results, EventResult, EventStatus))
+    components(schemas(Problem, UnreadCount, Ids, Changed, UpTo, AllRead, ConnectionTicket, Results, EventResult, EventStatus))
 )]
 struct Api;
 

@@ -3,32 +3,41 @@
 //! Must not know: what the routes should answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use jiff::Timestamp;
 use recado_domain::connection::{Connection, Phase, Protocol};
 use recado_domain::event::Event;
 use recado_domain::ids::{ConnectionId, NotificationId, RecipientKey, TenantId, UserId};
 use recado_domain::notification::NewEntry;
+use recado_domain::opening::Origins;
 use recado_domain::ports::{Clock, Connections, Inbox};
-use recado_memory::{ManualClock, MemoryBus, MemoryConnections, MemoryInbox, MemoryQueue, MemorySockets, SeededEntropy};
+use recado_memory::{ManualClock, MemoryBus, MemoryConnections, MemoryInbox, MemoryQueue, MemorySockets, MemoryTickets, SeededEntropy};
+use recado_runtime::auth::Identity;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::auth::{AuthError, Authenticate};
-use crate::{EventsState, InboxState, PublishKeys, complete, events_router, inbox_router};
+use crate::{EventsState, InboxState, PublishKeys, TicketsState, admit_pages, complete, events_router, inbox_router, tickets_router};
 
 /// Takes `tenant/user` for a token; `down` for one whose keys cannot be loaded.
-pub(crate) struct PlainTokens;
+pub(crate) struct PlainTokens {
+    expires_at: Timestamp,
+}
+
+/// How long its tokens last from the start of the world.
+pub(crate) const TOKEN_LASTS: Duration = Duration::from_secs(3600);
 
 impl Authenticate for PlainTokens {
-    async fn authenticate(&self, token: &str) -> Result<RecipientKey, AuthError> {
+    async fn authenticate(&self, token: &str) -> Result<Identity, AuthError> {
         if token == "down" {
             return Err(AuthError::Unavailable);
         }
         let (tenant, user) = token.split_once('/').ok_or(AuthError::Invalid)?;
-        Ok(key(tenant, user))
+        Ok(Identity { recipient: key(tenant, user), expires_at: self.expires_at })
     }
 }
 
@@ -36,7 +45,7 @@ pub(crate) fn key(tenant: &str, user: &str) -> RecipientKey {
     RecipientKey::new(TenantId::new(tenant).expect("a tenant"), UserId::new(user).expect("a user"))
 }
 
-/// Both routers and the ports below them.
+/// All routers and the ports below them.
 pub(crate) struct World {
     pub(crate) inbox: MemoryInbox,
     pub(crate) connections: MemoryConnections,
@@ -44,6 +53,7 @@ pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) bus: MemoryBus,
     pub(crate) queue: MemoryQueue,
+    pub(crate) tickets: MemoryTickets,
     router: Router,
 }
 
@@ -68,18 +78,29 @@ impl World {
         let connections = MemoryConnections::new(clock.clone());
         let sockets = MemorySockets::new();
         let queue = MemoryQueue::new(clock.clone(), entropy.clone());
-        let bus = MemoryBus::new(queue.clone(), MemoryQueue::new(clock.clone(), entropy));
+        let bus = MemoryBus::new(queue.clone(), MemoryQueue::new(clock.clone(), entropy.clone()));
+        let tickets = MemoryTickets::new(clock.clone());
+        let auth = Arc::new(PlainTokens { expires_at: clock.now() + TOKEN_LASTS });
         let state = InboxState {
-            auth: Arc::new(PlainTokens),
+            auth: auth.clone(),
             inbox: Arc::new(inbox.clone()),
             connections: Arc::new(connections.clone()),
             sockets: Arc::new(sockets.clone()),
             clock: Arc::new(clock.clone()),
         };
+        let for_tickets = TicketsState {
+            auth,
+            tickets: Arc::new(tickets.clone()),
+            clock: Arc::new(clock.clone()),
+            entropy: Arc::new(entropy),
+            socket_url: "wss://recado.example/notify/ws".parse().expect("a URL"),
+        };
         let keys = PublishKeys::new(keys.iter().map(|key| (*key).to_owned())).expect("keys of the right length");
         let events = events_router(EventsState { bus: Arc::new(bus.clone()), keys });
-        let router = complete(inbox_router(state).merge(events));
-        Self { inbox, connections, sockets, clock, bus, queue, router }
+        let origins = Origins { allowed: vec!["https://app.example.com".to_owned()], loopback: false };
+        let users = admit_pages(inbox_router(state).merge(tickets_router(for_tickets)), origins);
+        let router = complete(users.merge(events));
+        Self { inbox, connections, sockets, clock, bus, queue, tickets, router }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

@@ -17,6 +17,7 @@ mod mailer;
 mod queue;
 mod sockets;
 mod suppressions;
+mod tickets;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub use mailer::MemoryMailer;
 pub use queue::MemoryQueue;
 pub use sockets::MemorySockets;
 pub use suppressions::MemorySuppressions;
+pub use tickets::MemoryTickets;
 
 /// Locks even after a test's panic elsewhere: that panic is what the test should show.
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {

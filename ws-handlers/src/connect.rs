@@ -1,7 +1,6 @@
-//! A socket comes and goes: the token is judged once, the row is written before the socket exists, and who only
+//! A socket comes and goes: the token or ticket is judged once, the row is written before the socket exists, and who only
 //! listens is promised a replay (R4).
 
-use std::fmt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,7 +9,9 @@ use recado_domain::failure::Failure;
 use recado_domain::ids::{ConnectionId, RecipientKey};
 use recado_domain::limits;
 use recado_domain::message::{Attributes, Replay};
-use recado_domain::ports::{Clock, Connections, Outgoing, Queue, Sockets};
+use recado_domain::opening::Credential;
+use recado_domain::ports::{Clock, Connections, Outgoing, Queue, Sockets, TicketHolder, Tickets};
+use recado_domain::ticket::Ticket;
 use recado_runtime::auth::{TokenError, VerifyToken};
 
 /// How long a replay waits by default: most sockets are open by then, and one that is not meets a 410 and waits again.
@@ -18,9 +19,11 @@ pub const REPLAY_DELAY: Duration = Duration::from_secs(1);
 
 /// What connecting needs of the world.
 #[derive(Debug)]
-pub struct ConnectPorts<'a, V, C, Q, S, K> {
+pub struct ConnectPorts<'a, V, T, C, Q, S, K> {
     /// Says whom a token speaks for.
     pub tokens: &'a V,
+    /// Says whom a ticket speaks for, once.
+    pub tickets: &'a T,
     /// Where the connection is registered.
     pub connections: &'a C,
     /// The inbox queue: takes the replay command.
@@ -33,32 +36,25 @@ pub struct ConnectPorts<'a, V, C, Q, S, K> {
     pub replay_delay: Duration,
 }
 
-impl<V, C, Q, S, K> Clone for ConnectPorts<'_, V, C, Q, S, K> {
+impl<V, T, C, Q, S, K> Clone for ConnectPorts<'_, V, T, C, Q, S, K> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<V, C, Q, S, K> Copy for ConnectPorts<'_, V, C, Q, S, K> {}
+impl<V, T, C, Q, S, K> Copy for ConnectPorts<'_, V, T, C, Q, S, K> {}
 
 /// What a client asks for. Nothing of it is verified.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct ConnectRequest {
     /// As the gateway named the socket to be.
     pub connection: ConnectionId,
-    /// Whom the client says it is.
-    pub token: Option<String>,
+    /// Who the client says it is.
+    pub credential: Option<Credential>,
     /// [`Protocol::Recado`] where the client declared [`recado_domain::connection::SUBPROTOCOL`].
     pub protocol: Protocol,
     /// What the client says it is; up to [`limits::CLIENT_TEXT_BYTES`].
     pub device: Option<String>,
-}
-
-impl fmt::Debug for ConnectRequest {
-    /// Without the token, which must not end up in a log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectRequest").field("connection", &self.connection).field("protocol", &self.protocol).finish_non_exhaustive()
-    }
 }
 
 /// A connection that may open.
@@ -74,7 +70,7 @@ pub struct Connected {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// The HTTP status: 400 for a request that does not hold, 401 for a token, 503 when it may work later.
+    /// The HTTP status: 400 for a request that does not hold, 401 for a token or a ticket, 503 when it may work later.
     pub status: u16,
     /// For programs and metrics.
     pub code: &'static str,
@@ -99,13 +95,19 @@ impl From<TokenError> for Refused {
     }
 }
 
+/// Says no more than that: which of the three it was is nobody's business but its client's, and that one asks for another.
+fn ticket_invalid() -> Refused {
+    let message = format!("the ticket is none, was used, or is older than {} s; ask for another", limits::TICKET_LIFE.as_secs());
+    Refused::new(401, "ticket_invalid", message)
+}
+
 /// Decides on a connection and registers it (`$connect`). The socket does not exist yet: it opens, or not, after this
 /// answers.
 ///
 /// # Errors
 /// Why it must not open. Nothing stays registered, as far as the store can be reached.
-pub async fn connect<V: VerifyToken, C: Connections, Q: Queue, S: Sockets, K: Clock>(
-    ports: ConnectPorts<'_, V, C, Q, S, K>,
+pub async fn connect<V: VerifyToken, T: Tickets, C: Connections, Q: Queue, S: Sockets, K: Clock>(
+    ports: ConnectPorts<'_, V, T, C, Q, S, K>,
     request: ConnectRequest,
 ) -> Result<Connected, Refused> {
     let outcome = admit(ports, request).await;
@@ -114,15 +116,14 @@ pub async fn connect<V: VerifyToken, C: Connections, Q: Queue, S: Sockets, K: Cl
     outcome
 }
 
-async fn admit<V: VerifyToken, C: Connections, Q: Queue, S: Sockets, K: Clock>(
-    ports: ConnectPorts<'_, V, C, Q, S, K>,
+async fn admit<V: VerifyToken, T: Tickets, C: Connections, Q: Queue, S: Sockets, K: Clock>(
+    ports: ConnectPorts<'_, V, T, C, Q, S, K>,
     request: ConnectRequest,
 ) -> Result<Connected, Refused> {
-    let ConnectRequest { connection: id, token, protocol, device } = request;
+    let ConnectRequest { connection: id, credential, protocol, device } = request;
+    // First, so that a request that does not hold uses up no ticket.
     let device = checked_device(device)?;
-    let token = token.ok_or_else(|| Refused::new(401, "token_missing", "a connection needs a token: /ws?token=…"))?;
-    let identity = ports.tokens.verify(&token).await?;
-    let (recipient, token_expires_at) = (identity.recipient, identity.expires_at);
+    let TicketHolder { recipient, token_expires_at } = identify(ports, credential).await?;
     let registered_at = ports.clock.now();
     let connection = Connection { id, phase: Phase::Connecting, registered_at, token_expires_at, protocol, device };
 
@@ -145,6 +146,27 @@ async fn admit<V: VerifyToken, C: Connections, Q: Queue, S: Sockets, K: Clock>(
     }
     tracing::debug!(connection = %connection.id, user = %recipient.user, ?protocol, "connection registered");
     Ok(Connected { recipient, connection })
+}
+
+/// Whom a credential speaks for, and until when.
+async fn identify<V: VerifyToken, T: Tickets, C, Q, S, K: Clock>(
+    ports: ConnectPorts<'_, V, T, C, Q, S, K>,
+    credential: Option<Credential>,
+) -> Result<TicketHolder, Refused> {
+    match credential {
+        None => Err(Refused::new(401, "credential_missing", "a connection needs a ticket or a token: /ws?ticket=… or /ws?token=…")),
+        Some(Credential::Token(token)) => {
+            let identity = ports.tokens.verify(&token).await?;
+            Ok(TicketHolder { recipient: identity.recipient, token_expires_at: identity.expires_at })
+        }
+        Some(Credential::Ticket(ticket)) => {
+            let ticket = Ticket::read(&ticket).ok_or_else(ticket_invalid)?;
+            let redeemed = ports.tickets.redeem(&ticket.key()).await.map_err(|failure| Refused::later(&failure, "redeem the ticket"))?;
+            let holder = redeemed.ok_or_else(ticket_invalid)?;
+            // A ticket carries its token's rights, never more.
+            if holder.token_expires_at <= ports.clock.now() { Err(TokenError::Expired.into()) } else { Ok(holder) }
+        }
+    }
 }
 
 fn checked_device(device: Option<String>) -> Result<Option<String>, Refused> {
@@ -171,8 +193,8 @@ async fn close_replaced<S: Sockets>(sockets: &S, replaced: &[Connection]) {
     join_all(closing).await;
 }
 
-async fn queue_replay<V, C, Q: Queue, S, K>(
-    ports: ConnectPorts<'_, V, C, Q, S, K>,
+async fn queue_replay<V, T, C, Q: Queue, S, K>(
+    ports: ConnectPorts<'_, V, T, C, Q, S, K>,
     recipient: &RecipientKey,
     connection: &Connection,
 ) -> Result<(), Failure> {

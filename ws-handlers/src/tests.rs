@@ -12,15 +12,21 @@ use recado_domain::ids::{ConnectionId, DeliveryKey, NotificationId, RecipientKey
 use recado_domain::limits;
 use recado_domain::message::InboxMessage;
 use recado_domain::notification::{NewEntry, Notification};
-use recado_domain::ports::{Clock, Connections, Inbox, Marks};
+use recado_domain::opening::Credential;
+use recado_domain::ports::{Clock, Connections, Inbox, Marks, TicketHolder, Tickets};
 use recado_domain::position::{Cursor, Position, Resume};
-use recado_memory::{ManualClock, MemoryConnections, MemoryInbox, MemoryQueue, MemorySockets, SeededEntropy};
+use recado_domain::ticket::Ticket;
+use recado_memory::{ManualClock, MemoryConnections, MemoryInbox, MemoryQueue, MemorySockets, MemoryTickets, SeededEntropy};
 use recado_runtime::auth::{DevelopmentKey, KeyError, KeySet, KeySource, TokenConfig, TokenVerifier, VerifyingKey};
 use serde_json::{Value, json};
 
 use crate::{ConnectPorts, ConnectRequest, Connected, MessagePorts, Refused, connect, disconnect, message};
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+fn token(token: impl Into<String>) -> Option<Credential> {
+    Some(Credential::Token(token.into()))
+}
 
 struct World {
     clock: ManualClock,
@@ -29,6 +35,7 @@ struct World {
     connections: MemoryConnections,
     sockets: MemorySockets,
     queue: MemoryQueue,
+    tickets: MemoryTickets,
     key: DevelopmentKey,
     tokens: TokenVerifier<KeySet, ManualClock>,
 }
@@ -42,6 +49,7 @@ impl World {
             connections: MemoryConnections::new(clock.clone()),
             sockets: MemorySockets::new(),
             queue: MemoryQueue::new(clock.clone(), entropy.clone()),
+            tickets: MemoryTickets::new(clock.clone()),
             tokens: TokenVerifier::new(TokenConfig::default(), keys, clock.clone()),
             clock,
             entropy,
@@ -53,9 +61,12 @@ impl World {
         self.key.mint(&UserId::new(user).unwrap(), &TenantId::default(), ttl, self.clock.now())
     }
 
-    fn ports<'a, V>(&'a self, tokens: &'a V) -> ConnectPorts<'a, V, MemoryConnections, MemoryQueue, MemorySockets, ManualClock> {
+    fn ports<'a, V>(
+        &'a self,
+        tokens: &'a V,
+    ) -> ConnectPorts<'a, V, MemoryTickets, MemoryConnections, MemoryQueue, MemorySockets, ManualClock> {
         let (connections, inbox_queue, sockets, clock) = (&self.connections, &self.queue, &self.sockets, &self.clock);
-        ConnectPorts { tokens, connections, inbox_queue, sockets, clock, replay_delay: Duration::from_secs(1) }
+        ConnectPorts { tokens, tickets: &self.tickets, connections, inbox_queue, sockets, clock, replay_delay: Duration::from_secs(1) }
     }
 
     async fn connect(&self, request: ConnectRequest) -> Result<Connected, Refused> {
@@ -77,8 +88,21 @@ impl World {
     }
 
     fn request(&self, connection: &str, protocol: Protocol) -> ConnectRequest {
-        let token = Some(self.token("alice", 24 * 60 * MINUTE));
-        ConnectRequest { connection: id(connection), token, protocol, device: None }
+        let credential = token(self.token("alice", 24 * 60 * MINUTE));
+        ConnectRequest { connection: id(connection), credential, protocol, device: None }
+    }
+
+    /// A ticket for alice whose token lasts for `token_lasts`.
+    async fn ticket(&self, token_lasts: Duration) -> String {
+        let (ticket, now) = (Ticket::draw(&self.entropy), self.clock.now());
+        let holder = TicketHolder { recipient: alice(), token_expires_at: now + token_lasts };
+        self.tickets.issue(&ticket.key(), &holder, now + limits::TICKET_LIFE).await.unwrap();
+        ticket.reveal()
+    }
+
+    async fn connect_with(&self, connection: &str, ticket: &str) -> Result<Connected, Refused> {
+        let credential = Some(Credential::Ticket(ticket.to_owned()));
+        self.connect(ConnectRequest { credential, ..self.request(connection, Protocol::Recado) }).await
     }
 
     fn row(&self, id: &ConnectionId) -> Connection {
@@ -202,7 +226,7 @@ async fn a_client_that_declared_the_protocol_asks_for_itself() {
 #[tokio::test]
 async fn the_row_knows_when_the_token_ends() {
     let world = World::new();
-    let request = ConnectRequest { token: Some(world.token("alice", MINUTE)), ..world.request("c=", Protocol::Recado) };
+    let request = ConnectRequest { credential: token(world.token("alice", MINUTE)), ..world.request("c=", Protocol::Recado) };
     let connected = world.connect(request).await.unwrap();
     assert_eq!(connected.connection.token_expires_at, world.clock.now() + MINUTE + Duration::from_secs(30));
 }
@@ -215,11 +239,11 @@ async fn a_connection_that_may_not_open_says_why_and_leaves_no_row() {
     world.clock.advance(2 * MINUTE);
     let foreign = DevelopmentKey::generate().mint(&alice().user, &alice().tenant, MINUTE, world.clock.now());
     let cases = [
-        (ConnectRequest { token: None, ..good() }, 401, "token_missing"),
-        (ConnectRequest { token: Some(String::new()), ..good() }, 401, "token_malformed"),
-        (ConnectRequest { token: Some("a.b.c".to_owned()), ..good() }, 401, "token_malformed"),
-        (ConnectRequest { token: Some(old), ..good() }, 401, "token_expired"),
-        (ConnectRequest { token: Some(foreign), ..good() }, 401, "token_signature"),
+        (ConnectRequest { credential: None, ..good() }, 401, "credential_missing"),
+        (ConnectRequest { credential: token(""), ..good() }, 401, "token_malformed"),
+        (ConnectRequest { credential: token("a.b.c"), ..good() }, 401, "token_malformed"),
+        (ConnectRequest { credential: token(old), ..good() }, 401, "token_expired"),
+        (ConnectRequest { credential: token(foreign), ..good() }, 401, "token_signature"),
         (ConnectRequest { device: Some("x".repeat(129)), ..good() }, 400, "invalid_device"),
         (ConnectRequest { device: Some("a\nb".to_owned()), ..good() }, 400, "invalid_device"),
     ];
@@ -228,6 +252,58 @@ async fn a_connection_that_may_not_open_says_why_and_leaves_no_row() {
         assert_eq!((refused.status, refused.code), (status, code));
     }
     assert_eq!((world.connections.rows(&alice()).len(), world.queue.depth()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_ticket_opens_a_connection_that_ends_with_the_token_it_was_got_with() {
+    let world = World::new();
+    let connected = world.connect_with("c=", &world.ticket(5 * MINUTE).await).await.unwrap();
+    assert_eq!(connected.recipient, alice());
+    assert_eq!(connected.connection.token_expires_at, world.clock.now() + 5 * MINUTE);
+    assert_eq!(world.connections.rows(&alice()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_ticket_that_was_used_has_ended_or_never_was_one_opens_nothing() {
+    let world = World::new();
+    let used = world.ticket(MINUTE).await;
+    world.connect_with("first=", &used).await.unwrap();
+    let late = world.ticket(MINUTE).await;
+    world.clock.advance(limits::TICKET_LIFE);
+    let (foreign, token) = (Ticket::draw(&world.entropy).reveal(), world.token("alice", MINUTE));
+    for ticket in [&used, &late, &foreign, &token, "", "a ticket"] {
+        let refused = world.connect_with("second=", ticket).await.unwrap_err();
+        assert_eq!((refused.status, refused.code), (401, "ticket_invalid"), "{refused:?}");
+        assert!(ticket.is_empty() || !format!("{refused:?}").contains(&format!("{ticket:?}")));
+    }
+    assert_eq!(world.connections.rows(&alice()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_ticket_never_outlives_its_token() {
+    let world = World::new();
+    let ticket = world.ticket(Duration::from_secs(10)).await;
+    world.clock.advance(Duration::from_secs(10));
+    assert_eq!(world.connect_with("c=", &ticket).await.unwrap_err().code, "token_expired");
+}
+
+#[tokio::test]
+async fn a_store_of_tickets_that_does_not_answer_refuses_for_now() {
+    let world = World::new();
+    let ticket = world.ticket(MINUTE).await;
+    world.tickets.faults().fail_next("redeem", busy());
+    assert_eq!(world.connect_with("c=", &ticket).await.unwrap_err().status, 503);
+    assert!(world.connect_with("c=", &ticket).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_hold_uses_up_no_ticket() {
+    let world = World::new();
+    let ticket = world.ticket(MINUTE).await;
+    let credential = Some(Credential::Ticket(ticket.clone()));
+    let request = ConnectRequest { credential, device: Some("a\nb".to_owned()), ..world.request("c=", Protocol::Recado) };
+    assert_eq!(world.connect(request).await.unwrap_err().status, 400);
+    assert!(world.connect_with("c=", &ticket).await.is_ok());
 }
 
 #[tokio::test]
@@ -687,7 +763,7 @@ async fn a_connection_nobody_knows_is_told_and_closed() {
 #[tokio::test]
 async fn an_expired_token_ends_the_connection_and_reads_nothing() {
     let world = World::new();
-    let request = ConnectRequest { token: Some(world.token("alice", MINUTE)), ..world.request("c=", Protocol::Recado) };
+    let request = ConnectRequest { credential: token(world.token("alice", MINUTE)), ..world.request("c=", Protocol::Recado) };
     world.connect(request).await.unwrap();
     world.sockets.open(&id("c="));
     world.append("secret").await;
@@ -703,8 +779,8 @@ async fn an_expired_token_ends_the_connection_and_reads_nothing() {
 async fn nobody_reads_anothers_inbox() {
     let world = World::new();
     world.append("for alice").await;
-    let token = Some(world.token("bob", MINUTE));
-    world.connect(ConnectRequest { token, ..world.request("bobs", Protocol::Recado) }).await.unwrap();
+    let credential = token(world.token("bob", MINUTE));
+    world.connect(ConnectRequest { credential, ..world.request("bobs", Protocol::Recado) }).await.unwrap();
     world.sockets.open(&id("bobs"));
     let frames = world.sync(&id("bobs"), None).await;
     assert_eq!(shown(&frames), Vec::<String>::new());

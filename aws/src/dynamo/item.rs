@@ -12,6 +12,7 @@ use recado_domain::address::AddressKey;
 use recado_domain::ids::{ConnectionId, DeliveryKey, NotificationId, RecipientKey};
 use recado_domain::ports::Marks;
 use recado_domain::position::Position;
+use recado_domain::ticket::TicketKey;
 
 use super::{PARTITION_KEY, POSITION, SORT_KEY};
 
@@ -68,6 +69,11 @@ impl Key {
     /// An address to which nothing more is sent.
     pub(crate) fn suppression(address: AddressKey) -> Self {
         Self { pk: format!("S#{address}"), sk: "S".to_owned() }
+    }
+
+    /// A connection ticket.
+    pub(crate) fn ticket(key: TicketKey) -> Self {
+        Self { pk: format!("T#{key}"), sk: "T".to_owned() }
     }
 
     /// The key that an item carries.

@@ -1,4 +1,4 @@
-//! Inboxes, connections, claims and suppressions in one DynamoDB table.
+//! Inboxes, connections, claims, suppressions and tickets in one DynamoDB table.
 //!
 //! | item | `pk` | `sk` | holds |
 //! |---|---|---|---|
@@ -7,6 +7,7 @@
 //! | connections | `U#tenant#user` | `STATE` | `c_<connection id>`: one map for each |
 //! | reverse | `C#<connection id>` | `C` | `tenant`, `user`, `row` |
 //! | suppression | `S#<hash of an address>` | `S` | `cause`, `since`; never collected |
+//! | connection ticket | `T#<hash of the ticket>` | `T` | `tenant`, `user`, `until` (of the token), `expires_at` |
 //! | claim | `M#tenant#user#<notification id>` | `M` | `holder`, `held_until`, `sent_at` |
 //!
 //! `ttl` collects what is over, some time after its second ("Using time to live in DynamoDB": within days). It hides nothing:
@@ -47,12 +48,14 @@ mod suppressions;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod update;
 
 pub use claims::DynamoClaims;
 pub use connections::DynamoConnections;
 pub use inbox::DynamoInbox;
 pub use suppressions::DynamoSuppressions;
+pub use tickets::DynamoTickets;
 
 /// The partition key of the table and of its index: whose it is.
 pub const PARTITION_KEY: &str = "pk";

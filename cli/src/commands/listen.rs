@@ -39,6 +39,12 @@ pub struct ListenArgs {
     /// The WebSocket of the running Recado.
     #[arg(long, env = "RECADO_WS", value_name = "URL", default_value = "ws://127.0.0.1:8420/ws")]
     pub ws: Url,
+    /// Where a ticket for the WebSocket is asked for. [default: `connection-tickets` beside the WebSocket]
+    #[arg(long, env = "RECADO_TICKETS", value_name = "URL", conflicts_with = "no_ticket")]
+    pub tickets: Option<Url>,
+    /// Connect with the token itself, as a header.
+    #[arg(long)]
+    pub no_ticket: bool,
     /// The data folder with the development key.
     #[arg(long, env = "RECADO_DATA_DIR", value_name = "DIR", default_value = "./.recado")]
     pub data_dir: PathBuf,
@@ -56,6 +62,9 @@ pub struct ListenArgs {
 /// Within the 9 minutes of the protocol (R5): keeps the socket alive and repairs what a push missed.
 const SYNC_EVERY: Duration = Duration::from_secs(8 * 60);
 
+/// How long an answer with a ticket may take.
+const TICKET_WITHIN: Duration = Duration::from_secs(10);
+
 /// Prints frames until the server closes, a signal, or `--count`.
 ///
 /// # Errors
@@ -65,9 +74,18 @@ pub fn run(args: ListenArgs, json: bool) -> anyhow::Result<()> {
 }
 
 async fn listen(args: ListenArgs, json: bool) -> anyhow::Result<()> {
+    let token = token(&args)?;
     let mut url = args.ws.clone();
-    url.query_pairs_mut().append_pair("token", &token(&args)?).append_pair("device", "recado listen");
+    url.query_pairs_mut().append_pair("device", "recado listen");
+    if !args.no_ticket {
+        let ticket = ticket(args.tickets.clone().map_or_else(|| tickets_beside(&args.ws), Ok)?, &token).await?;
+        url.query_pairs_mut().append_pair("ticket", &ticket);
+    }
     let mut request = url.as_str().into_client_request().context("--ws")?;
+    if args.no_ticket {
+        let header = HeaderValue::from_str(&format!("Bearer {token}")).context("the token is no header's value")?;
+        request.headers_mut().insert("authorization", header);
+    }
     if !args.plain {
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
     }
@@ -112,6 +130,27 @@ async fn listen(args: ListenArgs, json: bool) -> anyhow::Result<()> {
                 return Ok(());
             }
         }
+    }
+}
+
+/// `ws://host/ws` has its tickets at `http://host/connection-tickets`.
+fn tickets_beside(ws: &Url) -> anyhow::Result<Url> {
+    let http = ws.as_str().replacen("ws", "http", 1);
+    let beside = Url::parse(&http).and_then(|url| url.join("connection-tickets"));
+    beside.context("--ws is no URL of a WebSocket; give one that begins with ws:// or wss://")
+}
+
+/// Exchanges the token for what opens one socket.
+async fn ticket(url: Url, token: &str) -> anyhow::Result<String> {
+    let client = reqwest::Client::builder().timeout(TICKET_WITHIN).build()?;
+    let answer = client.post(url.clone()).bearer_auth(token).send().await.map_err(reqwest::Error::without_url);
+    let answer = answer.with_context(|| format!("cannot ask for a ticket at {url}; is `recado up` running there?"))?;
+    let status = answer.status();
+    let said: Value = answer.json().await.unwrap_or_default();
+    match said["ticket"].as_str() {
+        Some(ticket) => Ok(ticket.to_owned()),
+        None if status.as_u16() == 404 => bail!("there are no tickets at {url}; name the place with --tickets, or give --no-ticket"),
+        None => bail!("no ticket from {url}: {status} {}", said["detail"].as_str().unwrap_or_default()),
     }
 }
 
@@ -205,6 +244,13 @@ fn readable(frame: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tickets_are_beside_the_socket() {
+        let beside = |ws: &str| tickets_beside(&ws.parse().unwrap()).unwrap().to_string();
+        assert_eq!(beside("ws://127.0.0.1:8420/ws"), "http://127.0.0.1:8420/connection-tickets");
+        assert_eq!(beside("wss://notify.example.com/a/ws"), "https://notify.example.com/a/connection-tickets");
+    }
 
     #[test]
     fn an_event_cannot_steer_the_terminal() {

@@ -19,7 +19,7 @@ use recado_domain::ports::{Clock, Queue};
 use recado_email_worker::EmailWorker;
 use recado_embedded::Store;
 use recado_embedded::sockets::{self, Door, OpenSockets, SocketOptions};
-use recado_http_api::{EventsState, InboxState, PublishKeys};
+use recado_http_api::{EventsState, InboxState, TicketsState};
 use recado_runtime::auth::DevelopmentKey;
 use recado_runtime::backoff::RetrySchedule;
 use recado_runtime::consumer::{ConsumerConfig, Drained, Handler, consume};
@@ -75,7 +75,11 @@ pub(super) async fn start(settings: Settings) -> Result<Running, StartError> {
         measures: vec![queues(&store)],
         metrics: metrics.clone(),
     };
-    let app = application(&settings, &store, &sockets, &verifier, keys, status, development.clone());
+    let base = base_url(&settings, address);
+    let events = recado_http_api::events_router(EventsState { bus: Arc::new(store.bus()), keys });
+    let answers = events.merge(users(&settings, &base, &store, &sockets, &verifier)?).merge(status::router(status));
+    let upgrades = sockets::router(sockets.clone(), Arc::new(socket_routes(&store, &sockets, &verifier)));
+    let app = application(&settings, &store, answers, upgrades, development.clone());
     let door = Door::new(listener, max_sockets + SPARE_CONNECTIONS);
     let serving = axum::serve(door, app).with_graceful_shutdown(closing.clone().cancelled_owned());
     let http = watched("http server", closing.clone(), failure.clone(), async { serving.await });
@@ -86,7 +90,7 @@ pub(super) async fn start(settings: Settings) -> Result<Running, StartError> {
         watched("garbage collector", stopping.clone(), failure.clone(), collect_garbage(store.clone(), stopping.clone())),
         watched("metrics", stopping.clone(), failure.clone(), fold_metrics(metrics, stopping.clone())),
     ];
-    let ready = ready(&settings, address, development.as_ref());
+    let ready = ready(&settings, address, &base, development.as_ref());
     tracing::info!(%address, data_dir = %settings.data_dir.display(), development = settings.is_development(), "recado is ready");
     Ok(Running {
         ready,
@@ -137,28 +141,17 @@ fn sockets_within_the_systems_limit(wanted: usize) -> usize {
     wanted.min(possible)
 }
 
-fn socket_options(settings: &Settings, max_sockets: usize) -> SocketOptions {
-    let origins = Origins { allowed: settings.allow_origin.clone(), loopback: settings.listen.ip().is_loopback() };
-    SocketOptions { origins, max_sockets, ..SocketOptions::default() }
+/// The pages that may connect and call the routes of a user.
+fn origins(settings: &Settings) -> Origins {
+    Origins { allowed: settings.allow_origin.clone(), loopback: settings.listen.ip().is_loopback() }
 }
 
-/// Every route of the server.
-fn application(
-    settings: &Settings,
-    store: &Store,
-    sockets: &OpenSockets,
-    verifier: &Arc<Verifier>,
-    keys: PublishKeys,
-    status: Status,
-    development: Option<DevelopmentKey>,
-) -> Router {
-    let routes = SocketRoutes {
-        tokens: verifier.clone(),
-        inbox: store.inbox(),
-        connections: store.connections(),
-        inbox_queue: store.inbox_queue(),
-        sockets: sockets.clone(),
-    };
+fn socket_options(settings: &Settings, max_sockets: usize) -> SocketOptions {
+    SocketOptions { origins: origins(settings), max_sockets, ..SocketOptions::default() }
+}
+
+/// The routes of users: their inboxes, and tickets for their sockets.
+fn users(settings: &Settings, base: &str, store: &Store, sockets: &OpenSockets, verifier: &Arc<Verifier>) -> anyhow::Result<Router> {
     let inbox = InboxState {
         auth: verifier.clone(),
         inbox: Arc::new(store.inbox()),
@@ -166,16 +159,37 @@ fn application(
         sockets: Arc::new(sockets.clone()),
         clock: Arc::new(SystemClock),
     };
-    let events = EventsState { bus: Arc::new(store.bus()), keys };
-    let answers = recado_http_api::events_router(events)
-        .merge(recado_http_api::inbox_router(inbox))
-        .merge(status::router(status))
-        .layer(TimeoutLayer::with_status_code(axum::http::StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN));
+    let tickets = TicketsState {
+        auth: verifier.clone(),
+        tickets: Arc::new(store.tickets()),
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        socket_url: socket_url(base).parse().context("--public-url makes no URL of a socket")?,
+    };
+    let users = recado_http_api::inbox_router(inbox).merge(recado_http_api::tickets_router(tickets));
+    Ok(recado_http_api::admit_pages(users, origins(settings)))
+}
+
+/// What answers a socket's three routes.
+fn socket_routes(store: &Store, sockets: &OpenSockets, verifier: &Arc<Verifier>) -> SocketRoutes {
+    SocketRoutes {
+        tokens: verifier.clone(),
+        tickets: store.tickets(),
+        inbox: store.inbox(),
+        connections: store.connections(),
+        inbox_queue: store.inbox_queue(),
+        sockets: sockets.clone(),
+    }
+}
+
+/// Every route of the server; `answers` are those that answer within their time.
+fn application(settings: &Settings, store: &Store, answers: Router, sockets: Router, development: Option<DevelopmentKey>) -> Router {
+    let answers = answers.layer(TimeoutLayer::with_status_code(axum::http::StatusCode::SERVICE_UNAVAILABLE, ANSWER_WITHIN));
     let pages = development.map(|key| {
         let mailbox = settings.smtp.is_none().then(|| mailbox::router(store.mailbox()));
         page::router(key).merge(mailbox.unwrap_or_default())
     });
-    let app = answers.merge(pages.unwrap_or_default()).merge(sockets::router(sockets.clone(), Arc::new(routes)));
+    let app = answers.merge(pages.unwrap_or_default()).merge(sockets);
     let app = recado_http_api::complete(app).layer(CatchPanicLayer::new()).layer(middleware::from_fn(count));
     if settings.is_development() || settings.publishes_openly() { guard::for_this_machine(app, public_authority(settings)) } else { app }
 }
@@ -302,8 +316,17 @@ async fn every(period: Duration, stop: &CancellationToken) -> bool {
     }
 }
 
-fn ready(settings: &Settings, address: std::net::SocketAddr, development: Option<&DevelopmentKey>) -> Ready {
-    let base = settings.public_url.as_ref().map_or_else(|| format!("http://{address}"), trimmed);
+/// Where this server is reached, without a slash at the end.
+fn base_url(settings: &Settings, address: std::net::SocketAddr) -> String {
+    settings.public_url.as_ref().map_or_else(|| format!("http://{address}"), trimmed)
+}
+
+/// http becomes ws, and https wss.
+fn socket_url(base: &str) -> String {
+    format!("{}/ws", base.replacen("http", "ws", 1))
+}
+
+fn ready(settings: &Settings, address: std::net::SocketAddr, base: &str, development: Option<&DevelopmentKey>) -> Ready {
     let token = development.map(|key| {
         let alice = UserId::new("alice").expect("five letters");
         key.mint(&alice, &TenantId::default(), page::TOKEN_TTL, SystemClock.now())
@@ -312,8 +335,7 @@ fn ready(settings: &Settings, address: std::net::SocketAddr, development: Option
         ready: true,
         listen: address.to_string(),
         page: settings.is_development().then(|| format!("{base}/")),
-        // http becomes ws, and https wss.
-        ws: format!("{}/ws", base.replacen("http", "ws", 1)),
+        ws: socket_url(base),
         events: format!("{base}/events"),
         mail: (settings.is_development() && settings.smtp.is_none()).then(|| format!("{base}/mail")),
         token,
@@ -332,7 +354,8 @@ mod tests {
     #[test]
     fn addresses_follow_the_public_url() {
         let settings = Settings { public_url: Some("https://recado.example/notify/".parse().unwrap()), ..Settings::default() };
-        let ready = ready(&settings, ([127, 0, 0, 1], 80).into(), None);
+        let address = ([127, 0, 0, 1], 80).into();
+        let ready = ready(&settings, address, &base_url(&settings, address), None);
         assert_eq!(ready.ws, "wss://recado.example/notify/ws");
         assert_eq!(ready.events, "https://recado.example/notify/events");
         assert_eq!(ready.listen, "127.0.0.1:80");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use recado_domain::ids::ConnectionId;
 use recado_embedded::sockets::{Accepted, OpenSockets, Opening, Refusal, Routes};
-use recado_embedded::{StoredConnections, StoredInbox, StoredQueue};
+use recado_embedded::{StoredConnections, StoredInbox, StoredQueue, StoredTickets};
 use recado_runtime::system::{SystemClock, SystemEntropy};
 use recado_ws_handlers::{ConnectPorts, ConnectRequest, MessagePorts, REPLAY_DELAY};
 
@@ -16,6 +16,7 @@ use super::tokens::Verifier;
 /// The three routes of a socket, on this process's store.
 pub(super) struct SocketRoutes {
     pub(super) tokens: Arc<Verifier>,
+    pub(super) tickets: StoredTickets,
     pub(super) inbox: StoredInbox,
     pub(super) connections: StoredConnections,
     pub(super) inbox_queue: StoredQueue,
@@ -26,18 +27,19 @@ impl Routes for SocketRoutes {
     async fn on_connect(&self, opening: &Opening) -> Result<Accepted, Refusal> {
         let ports = ConnectPorts {
             tokens: &*self.tokens,
+            tickets: &self.tickets,
             connections: &self.connections,
             inbox_queue: &self.inbox_queue,
             sockets: &self.sockets,
             clock: &SystemClock,
             replay_delay: REPLAY_DELAY,
         };
-        let Opening { connection, token, protocol, device } = opening.clone();
-        match recado_ws_handlers::connect(ports, ConnectRequest { connection, token, protocol, device }).await {
+        let Opening { connection, credential, protocol, device } = opening.clone();
+        match recado_ws_handlers::connect(ports, ConnectRequest { connection, credential, protocol, device }).await {
             Ok(connected) => Ok(Accepted { token_expires_at: connected.connection.token_expires_at }),
             Err(refused) => {
                 let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                Err(Refusal::new(status, refused.message))
+                Err(Refusal::new(status, refused.code, refused.message))
             }
         }
     }

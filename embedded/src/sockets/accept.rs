@@ -1,6 +1,6 @@
 //! From a request to a socket: checks the upgrade, asks [`Routes::on_connect`], and only then answers.
 //!
-//! A request's URI holds a token: it is never logged. Must not know: what happens on an open socket.
+//! A request's URI holds a ticket or a token: it is never logged. Must not know: what happens on an open socket.
 
 use std::sync::Arc;
 
@@ -69,23 +69,24 @@ async fn admit<R: Routes>(
     let upgrade = upgrade.map_err(|rejection| not_an_upgrade(&rejection))?.protocols([SUBPROTOCOL]);
     let options = &gate.sockets.shared.options;
     if !admits(&options.origins, headers) {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "this Origin may not connect; allow it in the server's settings (--allow-origin)"));
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "foreign_origin",
+            "this Origin may not connect; allow it in the server's settings (--allow-origin)",
+        ));
     }
-    let Query(pairs) = query.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the query string is not percent-encoded UTF-8"))?;
+    let Query(pairs) =
+        query.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "malformed_request", "the query string is not percent-encoded UTF-8"))?;
     let mut opening = read(headers, pairs)?;
     if upgrade.selected_protocol().is_some() {
         opening.protocol = Protocol::Recado;
     }
     if gate.sockets.is_draining() {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server stops; connect again"));
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server stops; connect again"));
     }
-    let seat = gate
-        .sockets
-        .shared
-        .seats
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("all {} connections are in use", options.max_sockets)))?;
+    let seat = gate.sockets.shared.seats.clone().try_acquire_owned().map_err(|_| {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", format!("all {} connections are in use", options.max_sockets))
+    })?;
     let admission = Admission { gate, id: opening.connection.clone(), seat: Some(seat) };
     let (admission, accepted) = decide(admission, opening).await?;
     let buffers = upgrade
@@ -116,7 +117,7 @@ async fn decide<R: Routes>(mut admission: Admission<R>, opening: Opening) -> Res
         Ok(decision) => decision,
         Err(error) => {
             tracing::error!(%error, "on_connect ended without an answer");
-            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the connection could not be opened; connect again"))
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the connection could not be opened; connect again"))
         }
     }
 }
@@ -176,14 +177,19 @@ async fn disconnect<R: Routes>(routes: &R, id: &ConnectionId, seat: OwnedSemapho
 }
 
 fn not_an_upgrade(rejection: &WebSocketUpgradeRejection) -> Refusal {
-    Refusal::new(StatusCode::UPGRADE_REQUIRED, format!("connect with a WebSocket client (ws:// or wss://): {}", rejection.body_text()))
+    Refusal::new(
+        StatusCode::UPGRADE_REQUIRED,
+        "not_an_upgrade",
+        format!("connect with a WebSocket client (ws:// or wss://): {}", rejection.body_text()),
+    )
 }
 
 fn read(headers: &HeaderMap, pairs: Vec<(String, String)>) -> Result<Opening, Refusal> {
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let declared = Declared::read(pairs, authorization).map_err(|problem| Refusal::new(StatusCode::BAD_REQUEST, problem))?;
-    let Declared { token, protocol, device } = declared;
-    Ok(Opening { connection: random_id(), token, protocol, device })
+    let declared =
+        Declared::read(pairs, authorization).map_err(|problem| Refusal::new(StatusCode::BAD_REQUEST, "malformed_request", problem))?;
+    let Declared { credential, protocol, device } = declared;
+    Ok(Opening { connection: random_id(), credential, protocol, device })
 }
 
 /// Whether a page of the request's `Origin` may connect. One that is no text is nobody's.
@@ -202,7 +208,8 @@ impl IntoResponse for Refusal {
     /// A problem document (RFC 9457).
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("refused");
-        let problem = serde_json::json!({"title": title, "status": self.status.as_u16(), "detail": self.detail});
+        let kind = format!("urn:recado:problem:{}", self.code.replace('_', "-"));
+        let problem = serde_json::json!({"type": kind, "title": title, "status": self.status.as_u16(), "detail": self.detail});
         let mut response = (self.status, problem.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -217,6 +224,8 @@ impl IntoResponse for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use recado_domain::opening::Credential;
+
     use super::*;
 
     #[test]
@@ -227,7 +236,7 @@ mod tests {
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
         assert!(admits(&Origins::default(), &headers));
         let opening = read(&headers, Vec::new()).unwrap();
-        assert_eq!(opening.token.as_deref(), Some("secret"));
+        assert_eq!(opening.credential, Some(Credential::Token("secret".to_owned())));
         assert!(!format!("{opening:?}").contains("secret"));
         headers.insert(header::ORIGIN, HeaderValue::from_bytes(b"https://a.example\xff").unwrap());
         assert!(!admits(&Origins { allowed: vec!["https://a.example".to_owned()], loopback: true }, &headers));

@@ -31,7 +31,7 @@ use recado_domain::failure::Failure;
 use recado_domain::frame::ServerFrame;
 use recado_domain::ids::ConnectionId;
 use recado_domain::limits;
-use recado_domain::opening::Origins;
+use recado_domain::opening::{Credential, Origins};
 use recado_domain::ports::{Entropy, Outcome, Posted, Sockets};
 use recado_runtime::system::SystemEntropy;
 use tokio::sync::Semaphore;
@@ -57,22 +57,16 @@ pub trait Routes: Send + Sync + 'static {
 }
 
 /// What a client asks for when it connects. Nothing of it is verified.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
     /// The connection's name from here on.
     pub connection: ConnectionId,
-    /// `?token=`, at most [`limits::TOKEN_BYTES`].
-    pub token: Option<String>,
+    /// Who the client says it is.
+    pub credential: Option<Credential>,
     /// Declared as subprotocol or by `?protocol=`.
     pub protocol: Protocol,
     /// `?device=`, at most [`limits::CLIENT_TEXT_BYTES`].
     pub device: Option<String>,
-}
-
-impl fmt::Debug for Opening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opening").field("connection", &self.connection).field("protocol", &self.protocol).finish_non_exhaustive()
-    }
 }
 
 /// What an accepted connection may do.
@@ -85,16 +79,18 @@ pub struct Accepted {
 /// Why a connection is refused: the answer to its upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// 401 for a token, 403 for an origin, 503 when it may work later.
+    /// 401 for a token or a ticket, 403 for an origin, 503 when it may work later.
     pub status: StatusCode,
+    /// For programs, such as `ticket_invalid`.
+    pub code: &'static str,
     /// For the developer who reads the answer. No token, no address.
     pub detail: String,
 }
 
 impl Refusal {
-    /// Puts the two together.
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+    /// Puts the three together.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into() }
     }
 }
 

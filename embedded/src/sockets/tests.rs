@@ -9,6 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use recado_domain::connection::{CloseReason, Protocol, SUBPROTOCOL};
 use recado_domain::ids::ConnectionId;
 use recado_domain::limits;
+use recado_domain::opening::Credential;
 use recado_domain::ports::{Clock, Posted, Sockets};
 use recado_runtime::system::SystemClock;
 use tokio::net::TcpListener;
@@ -43,9 +44,9 @@ impl Routes for Recorder {
     async fn on_connect(&self, opening: &Opening) -> Result<Accepted, Refusal> {
         self.calls.send(Call::Connect(opening.clone())).unwrap();
         self.connect_gate.acquire().await.unwrap().forget();
-        match opening.token.as_deref() {
-            Some("good") => Ok(Accepted { token_expires_at: SystemClock.now() + self.token_lasts }),
-            _ => Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is not valid")),
+        match &opening.credential {
+            Some(Credential::Token(token)) if token == "good" => Ok(Accepted { token_expires_at: SystemClock.now() + self.token_lasts }),
+            _ => Err(Refusal::new(StatusCode::UNAUTHORIZED, "token_malformed", "the token is not valid")),
         }
     }
 

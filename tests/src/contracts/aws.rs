@@ -13,7 +13,7 @@ use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::types::QueueAttributeName;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use jiff::Timestamp;
-use recado_aws::dynamo::{self, DynamoClaims, DynamoConnections, DynamoInbox, DynamoSuppressions};
+use recado_aws::dynamo::{self, DynamoClaims, DynamoConnections, DynamoInbox, DynamoSuppressions, DynamoTickets};
 use recado_aws::{Clients, GatewaySockets, SesMailer, SnsBus, SqsDeadLetters, SqsQueue};
 use recado_domain::connection::CloseReason;
 use recado_domain::ids::ConnectionId;
@@ -43,6 +43,7 @@ pub struct Aws {
     connections: DynamoConnections<ManualClock, SeededEntropy>,
     claims: DynamoClaims<ManualClock>,
     suppressions: DynamoSuppressions<ManualClock, SeededEntropy>,
+    tickets: DynamoTickets<ManualClock>,
     mailer: SesMailer,
     sockets: GatewaySockets,
     api: String,
@@ -155,6 +156,7 @@ impl Backend for Aws {
     type Connections = DynamoConnections<ManualClock, SeededEntropy>;
     type Claims = DynamoClaims<ManualClock>;
     type Suppressions = DynamoSuppressions<ManualClock, SeededEntropy>;
+    type Tickets = DynamoTickets<ManualClock>;
     type Mailer = SesMailer;
     type Sockets = GatewaySockets;
     type Peer = SocketPeer;
@@ -177,6 +179,7 @@ impl Backend for Aws {
             inbox: DynamoInbox::new(&clients, TABLE, clock.clone(), entropy.clone()),
             connections: DynamoConnections::new(&clients, TABLE, clock.clone(), entropy.clone()),
             claims: DynamoClaims::new(&clients, TABLE, clock.clone()),
+            tickets: DynamoTickets::new(&clients, TABLE, clock.clone()),
             suppressions: DynamoSuppressions::new(&clients, TABLE, clock.clone(), entropy),
             mailer: SesMailer::new(&clients, None),
             sockets: GatewaySockets::new(&clients, &endpoint),
@@ -238,6 +241,10 @@ impl Backend for Aws {
 
     fn suppressions(&self) -> &Self::Suppressions {
         &self.suppressions
+    }
+
+    fn tickets(&self) -> &Self::Tickets {
+        &self.tickets
     }
 
     fn mailer(&self) -> &SesMailer {

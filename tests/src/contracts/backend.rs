@@ -12,15 +12,16 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use recado_domain::connection::CloseReason;
 use recado_domain::ids::ConnectionId;
-use recado_domain::ports::{Clock, Connections, DeadLetters, EventBus, Inbox, MailClaims, Mailer, Queue, Sockets, Suppressions};
+use recado_domain::ports::{Clock, Connections, DeadLetters, EventBus, Inbox, MailClaims, Mailer, Queue, Sockets, Suppressions, Tickets};
 use recado_embedded::mailbox::PAGE_MAILS;
 use recado_embedded::sockets::{Accepted, OpenSockets, Opening, Refusal, Routes, SocketOptions};
 use recado_embedded::{
     Mailbox, QueueName, Store, StoredBus, StoredClaims, StoredConnections, StoredDeadLetters, StoredInbox, StoredQueue, StoredSuppressions,
+    StoredTickets,
 };
 use recado_memory::{
     ManualClock, MemoryBus, MemoryClaims, MemoryConnections, MemoryInbox, MemoryMailer, MemoryQueue, MemorySockets, MemorySuppressions,
-    SeededEntropy,
+    MemoryTickets, SeededEntropy,
 };
 use recado_runtime::system::SystemClock;
 use tokio::net::{TcpListener, TcpStream};
@@ -46,6 +47,8 @@ pub trait Backend: Sized {
     type Claims: MailClaims;
     /// See [`Suppressions`].
     type Suppressions: Suppressions;
+    /// See [`Tickets`].
+    type Tickets: Tickets;
     /// See [`Mailer`].
     type Mailer: Mailer;
     /// See [`Sockets`].
@@ -96,6 +99,9 @@ pub trait Backend: Sized {
     /// To whom nothing more is sent.
     fn suppressions(&self) -> &Self::Suppressions;
 
+    /// Connection tickets.
+    fn tickets(&self) -> &Self::Tickets;
+
     /// Hands mail over.
     fn mailer(&self) -> &Self::Mailer;
 
@@ -134,6 +140,7 @@ pub struct Memory {
     connections: MemoryConnections,
     claims: MemoryClaims,
     suppressions: MemorySuppressions,
+    tickets: MemoryTickets,
     mailer: MemoryMailer,
     sockets: MemorySockets,
     opened: AtomicU64,
@@ -171,6 +178,7 @@ impl Backend for Memory {
     type Connections = MemoryConnections;
     type Claims = MemoryClaims;
     type Suppressions = MemorySuppressions;
+    type Tickets = MemoryTickets;
     type Mailer = MemoryMailer;
     type Sockets = MemorySockets;
     type Peer = MemoryPeer;
@@ -185,6 +193,7 @@ impl Backend for Memory {
             connections: MemoryConnections::new(clock.clone()),
             claims: MemoryClaims::new(clock.clone()),
             suppressions: MemorySuppressions::new(clock.clone()),
+            tickets: MemoryTickets::new(clock.clone()),
             mailer: MemoryMailer::new(),
             sockets: MemorySockets::new(),
             opened: AtomicU64::new(0),
@@ -234,6 +243,10 @@ impl Backend for Memory {
         &self.suppressions
     }
 
+    fn tickets(&self) -> &MemoryTickets {
+        &self.tickets
+    }
+
     fn mailer(&self) -> &MemoryMailer {
         &self.mailer
     }
@@ -265,6 +278,7 @@ pub struct Embedded {
     connections: StoredConnections,
     claims: StoredClaims,
     suppressions: StoredSuppressions,
+    tickets: StoredTickets,
     mailbox: Mailbox,
     sockets: OpenSockets,
     /// Where the socket server listens.
@@ -330,6 +344,7 @@ impl Backend for Embedded {
     type Connections = StoredConnections;
     type Claims = StoredClaims;
     type Suppressions = StoredSuppressions;
+    type Tickets = StoredTickets;
     type Mailer = Mailbox;
     type Sockets = OpenSockets;
     type Peer = SocketPeer;
@@ -354,6 +369,7 @@ impl Backend for Embedded {
             connections: store.connections(),
             claims: store.claims(),
             suppressions: store.suppressions(),
+            tickets: store.tickets(),
             mailbox: store.mailbox(),
             sockets,
             address,
@@ -401,6 +417,10 @@ impl Backend for Embedded {
 
     fn suppressions(&self) -> &StoredSuppressions {
         &self.suppressions
+    }
+
+    fn tickets(&self) -> &StoredTickets {
+        &self.tickets
     }
 
     fn mailer(&self) -> &Mailbox {

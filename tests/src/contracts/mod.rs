@@ -17,6 +17,7 @@ pub mod queue;
 mod samples;
 pub mod sockets;
 pub mod suppressions;
+pub mod tickets;
 
 #[cfg(feature = "aws")]
 pub use aws::Aws;
@@ -149,6 +150,16 @@ macro_rules! contract_suite {
                 addresses_do_not_reach_into_each_other,
             );
             $crate::contract_tests!(
+                tickets:
+                a_ticket_says_whom_it_was_given_to_and_when_their_token_ends,
+                a_ticket_is_taken_once,
+                of_all_who_bring_a_ticket_at_once_one_gets_it,
+                an_unknown_ticket_is_nobodys,
+                a_ticket_ends,
+                issuing_again_changes_nothing,
+                tickets_do_not_reach_into_each_other,
+            );
+            $crate::contract_tests!(
                 mailer:
                 a_mail_is_handed_over_byte_for_byte,
                 each_mail_has_an_id_of_its_own,
@@ -199,6 +210,7 @@ mod tests {
             include_str!("mailer.rs"),
             include_str!("sockets.rs"),
             include_str!("suppressions.rs"),
+            include_str!("tickets.rs"),
         ];
         let names = ports.iter().flat_map(|source| source.split("pub async fn ").skip(1)).filter_map(|rest| rest.split('<').next());
         let missing: Vec<_> = names.filter(|name| !suite.contains(&format!(" {name},\n"))).collect();
