@@ -6,6 +6,7 @@
 pub mod commands;
 pub mod development;
 pub mod exit;
+pub mod stack;
 pub mod up;
 
 use std::ffi::OsString;

@@ -109,7 +109,8 @@ fn arrows_run_one_way() {
             "recado-domain" | "xtask" => vec![],
             "recado-runtime" => vec!["recado-domain"],
             _ if ADAPTERS.contains(&name) || ROOMS.contains(&name) => lower.to_vec(),
-            "recado-cli" => [&lower[..], &["recado-embedded"], &ROOMS].concat(),
+            // The SDK is behind a feature: see `the_default_build_has_no_aws_sdk`.
+            "recado-cli" => [&lower[..], &["recado-embedded", "recado-aws"], &ROOMS].concat(),
             "recado-tests" => continue,
             // An example is an application: it sees what applications see.
             _ if name.ends_with("-example") => vec!["recado-producer", "recado-domain"],

@@ -1,6 +1,6 @@
 //! `recado dead-letters`: what was given up, and sending it back once its cause is mended.
 //!
-//! Works on the data folder itself, whether or not a server runs on it.
+//! Works on the data folder itself, whether or not a server runs on it, or on the queues of a stack.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use recado_runtime::system::{SystemClock, SystemEntropy};
 use serde_json::json;
 
 use super::{complain, print_line, runtime};
+use crate::stack::{self, StackArgs, StackQueue};
 
 /// What `recado dead-letters` can be told.
 #[derive(Debug, Args)]
@@ -26,6 +27,8 @@ pub struct DeadLettersArgs {
     /// Whose dead letters.
     #[arg(long, global = true, value_enum, default_value_t = Which::Inbox)]
     queue: Which,
+    #[command(flatten)]
+    stack: StackArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +37,18 @@ enum Which {
     Inbox,
     /// What the email worker gave up.
     Email,
+    /// Reports of bounces and complaints that could not be read; a stack's alone.
+    Feedback,
+}
+
+impl Which {
+    fn of_stack(self) -> StackQueue {
+        match self {
+            Self::Inbox => StackQueue::Inbox,
+            Self::Email => StackQueue::Email,
+            Self::Feedback => StackQueue::Feedback,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,20 +78,27 @@ enum Action {
 /// Does it.
 ///
 /// # Errors
-/// When the folder holds no store, or a letter is not there.
+/// When the folder holds no store or the stack does not answer, or a letter is not there.
 pub fn run(args: DeadLettersArgs, json: bool) -> anyhow::Result<()> {
-    let store = Store::open_shared(&args.data_dir, Arc::new(SystemClock), Arc::new(SystemEntropy))
-        .context("cannot open the data folder; name it with --data-dir")?;
+    runtime()?.block_on(async {
+        match args.stack.outputs()? {
+            Some(outputs) => act(&stack::dead_letters(&outputs, args.queue.of_stack()).await?, args.command, json).await,
+            None => on_folder(args, json).await,
+        }
+    })
+}
+
+async fn on_folder(args: DeadLettersArgs, json: bool) -> anyhow::Result<()> {
     let queue = match args.queue {
         Which::Inbox => QueueName::Inbox,
         Which::Email => QueueName::Email,
+        Which::Feedback => bail!("--queue feedback is of a stack on AWS; name its outputs with --stack"),
     };
-    let letters = store.dead_letters(queue);
-    runtime()?.block_on(async {
-        let done = act(&letters, args.command, json).await;
-        store.close().await;
-        done
-    })
+    let store = Store::open_shared(&args.data_dir, Arc::new(SystemClock), Arc::new(SystemEntropy))
+        .context("cannot open the data folder; name it with --data-dir")?;
+    let done = act(&store.dead_letters(queue), args.command, json).await;
+    store.close().await;
+    done
 }
 
 async fn act(letters: &impl DeadLetters, action: Action, json: bool) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use recado_domain::connection::SUBPROTOCOL;
 use recado_domain::ids::{TenantId, UserId};
 use recado_domain::limits::FRAME_IDS;
 use recado_domain::ports::Clock;
+use recado_runtime::auth::sign;
 use recado_runtime::system::SystemClock;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
@@ -22,12 +23,13 @@ use url::Url;
 
 use super::{complain, print_line, runtime};
 use crate::development;
+use crate::stack::StackArgs;
 use crate::up::Secret;
 
 /// What `recado listen` can be told.
 #[derive(Debug, Args)]
 pub struct ListenArgs {
-    /// Whose notifications; a token of the development key is made for them.
+    /// Whose notifications; a token of the development key, or of --token-secret, is made for them.
     #[arg(required_unless_present = "token", conflicts_with = "token")]
     pub user: Option<UserId>,
     /// The user's tenant.
@@ -36,10 +38,13 @@ pub struct ListenArgs {
     /// A token to use instead.
     #[arg(long, env = "RECADO_TOKEN", value_name = "JWT", hide_env_values = true)]
     pub token: Option<Secret>,
+    /// The secret to sign a token with, of a server or stack that verifies with one.
+    #[arg(long, env = "RECADO_TOKEN_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub token_secret: Option<Secret>,
     /// The WebSocket of the running Recado.
     #[arg(long, env = "RECADO_WS", value_name = "URL", default_value = "ws://127.0.0.1:8420/ws")]
     pub ws: Url,
-    /// Where a ticket for the WebSocket is asked for. [default: `connection-tickets` beside the WebSocket]
+    /// Where a ticket for the WebSocket is asked for. [default: `connection-tickets` beside the WebSocket, or of the stack's HTTP API]
     #[arg(long, env = "RECADO_TICKETS", value_name = "URL", conflicts_with = "no_ticket")]
     pub tickets: Option<Url>,
     /// Connect with the token itself, as a header.
@@ -57,6 +62,9 @@ pub struct ListenArgs {
     /// Leave after so many notifications.
     #[arg(long, value_name = "NUMBER")]
     pub count: Option<u64>,
+    /// The stack to listen to instead.
+    #[command(flatten)]
+    pub stack: StackArgs,
 }
 
 /// Within the 9 minutes of the protocol (R5): keeps the socket alive and repairs what a push missed.
@@ -74,11 +82,11 @@ pub fn run(args: ListenArgs, json: bool) -> anyhow::Result<()> {
 }
 
 async fn listen(args: ListenArgs, json: bool) -> anyhow::Result<()> {
-    let token = token(&args)?;
-    let mut url = args.ws.clone();
+    let (ws, token) = (socket(&args)?, token(&args)?);
+    let mut url = ws.clone();
     url.query_pairs_mut().append_pair("device", "recado listen");
     if !args.no_ticket {
-        let ticket = ticket(args.tickets.clone().map_or_else(|| tickets_beside(&args.ws), Ok)?, &token).await?;
+        let ticket = ticket(tickets(&args)?, &token).await?;
         url.query_pairs_mut().append_pair("ticket", &ticket);
     }
     let mut request = url.as_str().into_client_request().context("--ws")?;
@@ -93,7 +101,7 @@ async fn listen(args: ListenArgs, json: bool) -> anyhow::Result<()> {
     let (mut socket, _) = match connect_async(request).await {
         Ok(connected) => connected,
         Err(tokio_tungstenite::tungstenite::Error::Http(answer)) => bail!("the server refused the connection with {}", answer.status()),
-        Err(error) => bail!("cannot connect to {}: {error}", args.ws.as_str().split('?').next().unwrap_or_default()),
+        Err(error) => bail!("cannot connect to {}: {error}", ws.as_str().split('?').next().unwrap_or_default()),
     };
     if !json {
         complain("listening; Ctrl-C leaves");
@@ -154,15 +162,37 @@ async fn ticket(url: Url, token: &str) -> anyhow::Result<String> {
     }
 }
 
-fn token(args: &ListenArgs) -> anyhow::Result<String> {
-    match (&args.token, &args.user) {
-        (Some(token), _) => Ok(token.0.clone()),
-        (None, Some(user)) => {
-            let key = development::load(&args.data_dir).context("is `recado up` running with this --data-dir? Otherwise give --token")?;
-            Ok(key.mint(user, &args.tenant, Duration::from_secs(3600), SystemClock.now()))
-        }
-        (None, None) => bail!("name a user, or give --token"),
+fn tickets(args: &ListenArgs) -> anyhow::Result<Url> {
+    if let Some(tickets) = &args.tickets {
+        return Ok(tickets.clone());
     }
+    match args.stack.outputs()? {
+        Some(outputs) => {
+            let api = outputs.get("HttpApiUrl")?.trim_end_matches('/');
+            format!("{api}/connection-tickets").parse().context("the output `HttpApiUrl`")
+        }
+        None => tickets_beside(&args.ws),
+    }
+}
+
+fn socket(args: &ListenArgs) -> anyhow::Result<Url> {
+    match args.stack.outputs()? {
+        Some(outputs) => outputs.get("WebSocketUrl")?.parse().context("the output `WebSocketUrl`"),
+        None => Ok(args.ws.clone()),
+    }
+}
+
+fn token(args: &ListenArgs) -> anyhow::Result<String> {
+    const FOR: Duration = Duration::from_secs(3600);
+    if let Some(token) = &args.token {
+        return Ok(token.0.clone());
+    }
+    let user = args.user.as_ref().context("name a user, or give --token")?;
+    if let Some(secret) = &args.token_secret {
+        return sign(secret.0.as_bytes(), user, &args.tenant, FOR, SystemClock.now()).context("--token-secret");
+    }
+    let key = development::load(&args.data_dir).context("is `recado up` running with this --data-dir? Otherwise give --token")?;
+    Ok(key.mint(user, &args.tenant, FOR, SystemClock.now()))
 }
 
 /// What a client remembers.

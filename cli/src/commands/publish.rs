@@ -15,6 +15,7 @@ use recado_producer::{HttpBus, Notify, Producer};
 use serde_json::json;
 
 use super::{complain, print_line, runtime};
+use crate::stack::{self, StackArgs};
 use crate::up::Secret;
 
 /// What `recado publish` can be told. With `--file`, everything else of the event comes from there.
@@ -62,6 +63,9 @@ pub struct PublishArgs {
     /// Its publish key, where it asks for one.
     #[arg(long, env = "RECADO_PUBLISH_KEY", value_name = "KEY", hide_env_values = true)]
     pub publish_key: Option<Secret>,
+    /// The stack to publish to instead: to its topic, with your own permission.
+    #[command(flatten)]
+    pub stack: StackArgs,
 }
 
 /// Events of one call: enough to keep the wire busy, few enough to show progress.
@@ -76,10 +80,15 @@ const LONG_BYTES: u64 = 64 * 1024;
 /// # Errors
 /// When any event was not accepted; which and why was printed before.
 pub fn run(args: PublishArgs, json: bool) -> anyhow::Result<()> {
-    let key = args.publish_key.as_ref().map(|key| key.0.as_str());
-    let bus = HttpBus::new(&args.server, key).context("--server")?;
-    let publisher = Publisher { producer: Producer::new(bus), json, tally: Tally::default() };
-    runtime()?.block_on(publisher.run(args))
+    runtime()?.block_on(async {
+        match args.stack.outputs()? {
+            Some(outputs) => Publisher::new(stack::bus(&outputs).await?, json).run(args).await,
+            None => {
+                let key = args.publish_key.as_ref().map(|key| key.0.as_str());
+                Publisher::new(HttpBus::new(&args.server, key).context("--server")?, json).run(args).await
+            }
+        }
+    })
 }
 
 #[derive(Default)]
@@ -95,6 +104,10 @@ struct Publisher<B> {
 }
 
 impl<B: EventBus> Publisher<B> {
+    fn new(bus: B, json: bool) -> Self {
+        Self { producer: Producer::new(bus), json, tally: Tally::default() }
+    }
+
     async fn run(mut self, args: PublishArgs) -> anyhow::Result<()> {
         match &args.file {
             None => self.publish(vec![(1, Ok(from_flags(args)?))], &ProgressBar::hidden()).await?,

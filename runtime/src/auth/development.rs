@@ -6,11 +6,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use jsonwebtoken::{EncodingKey, Header};
 use recado_domain::ids::{TenantId, UserId};
-use serde::Serialize;
 
 use super::keys::{SECRET_BYTES, VerifyingKey};
+use super::sign::signed;
 
 /// The `kid` of tokens minted for development.
 pub const DEVELOPMENT_KID: &str = "recado-development";
@@ -28,14 +27,6 @@ impl fmt::Debug for DevelopmentKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DevelopmentKey")
     }
-}
-
-#[derive(Serialize)]
-struct Claims<'a> {
-    sub: &'a str,
-    tenant: &'a str,
-    iat: i64,
-    exp: i64,
 }
 
 impl DevelopmentKey {
@@ -65,10 +56,6 @@ impl DevelopmentKey {
 
     /// A token for a user. `ttl` counts in whole seconds, rounded up.
     pub fn mint(&self, user: &UserId, tenant: &TenantId, ttl: Duration, now: Timestamp) -> String {
-        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).saturating_add(i64::from(ttl.subsec_nanos() > 0));
-        let iat = now.as_second();
-        let claims = Claims { sub: user.as_str(), tenant: tenant.as_str(), iat, exp: iat.saturating_add(seconds) };
-        let header = Header { kid: Some(DEVELOPMENT_KID.to_owned()), ..Header::new(jsonwebtoken::Algorithm::HS256) };
-        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&self.0)).expect("text and numbers are signed with a secret")
+        signed(&self.0, Some(DEVELOPMENT_KID), user, tenant, ttl, now)
     }
 }

@@ -12,6 +12,7 @@ mod keys;
 mod remote;
 #[cfg(feature = "jwks-http")]
 mod settings;
+mod sign;
 
 use std::future::Future;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub use self::keys::{Algorithm, InvalidKey, KeyError, KeySet, KeySource, Verifyi
 pub use self::remote::{FetchFailed, FetchJwks, RemoteKeys, RemoteKeysConfig};
 #[cfg(feature = "jwks-http")]
 pub use self::settings::{ConfiguredKeys, TokenSettings};
+pub use self::sign::sign;
 
 /// What a verified token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
