@@ -65,7 +65,13 @@ impl Intercept for Calls {
         "Calls"
     }
 
-    fn read_before_execution(&self, _: &BeforeSerializationInterceptorContextRef<'_>, config: &mut ConfigBag) -> Result<(), BoxError> {
+    /// Once for each call. Earlier the operation is not known yet.
+    fn read_before_serialization(
+        &self,
+        _: &BeforeSerializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
         self.count(config, |count| count.calls += 1);
         Ok(())
     }

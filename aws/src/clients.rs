@@ -182,3 +182,60 @@ impl HttpClient for OneHttpClient {
         connector.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calls::Count;
+    use crate::script::{Answer, Script};
+    use serde_json::json;
+
+    fn failing(attempts: usize, operation: &'static str) -> Script {
+        Script::default().repeat(attempts, operation, |_| Answer::Body(500, json!({})))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_kind_of_call_is_tried_as_often_as_its_kind_allows() {
+        let script = failing(3, "SendMessageBatch");
+        script.clients().sqs.send_message_batch().queue_url("q").send().await.unwrap_err();
+        script.end();
+        let script = failing(2, "ReceiveMessage");
+        script.clients().sqs_polls.receive_message().queue_url("q").send().await.unwrap_err();
+        script.end();
+        let script = failing(3, "PublishBatch");
+        script.clients().sns.publish_batch().topic_arn("t").send().await.unwrap_err();
+        script.end();
+        let script = failing(3, "GetItem");
+        script.clients().dynamodb.get_item().table_name("t").send().await.unwrap_err();
+        script.end();
+        let script = failing(1, "BatchExecuteStatement");
+        script.clients().dynamodb_appends.batch_execute_statement().send().await.unwrap_err();
+        script.end();
+        let script = failing(1, "POST /@connections/c");
+        script.clients().sockets("http://sockets.example").post_to_connection().connection_id("c").send().await.unwrap_err();
+        script.end();
+        let script = failing(1, "SendRawEmail");
+        script.clients().ses.send_raw_email().send().await.unwrap_err();
+        script.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_and_their_attempts_are_counted_by_operation() {
+        let calls = Calls::new();
+        let script =
+            failing(3, "GetItem").then("GetItem", |_| Answer::Ok(json!({}))).then("POST /@connections/c", |_| Answer::Ok(json!({})));
+        let clients = Clients::new(script.config(), Some(calls.clone()));
+        clients.dynamodb.get_item().table_name("t").send().await.unwrap_err();
+        clients.dynamodb.get_item().table_name("t").send().await.unwrap();
+        clients.sockets("http://sockets.example").post_to_connection().connection_id("c").send().await.unwrap();
+        let counts = calls.take();
+        assert_eq!(counts["DynamoDB.GetItem"], Count { calls: 2, attempts: 4 });
+        assert_eq!(counts["ApiGatewayManagementApi.PostToConnection"], Count { calls: 1, attempts: 1 });
+        assert_eq!((counts.len(), calls.attempts()), (2, 0));
+    }
+
+    #[test]
+    fn a_poll_may_last_as_long_as_a_queue_lets_it() {
+        assert!(POLL.read > limits::QUEUE_POLL && POLL.attempt > POLL.read && POLL.call > POLL.attempt);
+    }
+}

@@ -15,6 +15,8 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use recado_domain::failure::Failure;
 
+const GATEWAY: &str = "API Gateway";
+
 /// Classifies an error of a call.
 pub fn failure_of<E>(error: &SdkError<E, HttpResponse>) -> Failure
 where
@@ -82,7 +84,7 @@ impl Refusal<'_> {
         match self.meaning() {
             Meaning::Throttled => transient(format!("throttled ({code}{status}){}", self.quota())),
             Meaning::Unavailable => transient(format!("the service failed ({code}{status})")),
-            Meaning::Forbidden => transient(format!("{} ({code})", self.permission())),
+            Meaning::Forbidden => transient(format!("{} ({code})", self.permission(call))),
             Meaning::BadCredentials => {
                 transient(format!("AWS does not accept the credentials of this process ({code}); check the role, the keys and the region"))
             }
@@ -195,12 +197,17 @@ impl Refusal<'_> {
 
     /// "User: … is not authorized to perform: sqs:SendMessage on resource: arn:aws:sqs:… because …"; SES writes
     /// `ses:SendRawEmail' on resource `arn:…' (IAM User Guide, "Troubleshoot access denied error messages").
-    fn permission(&self) -> String {
+    fn permission(&self, call: &str) -> String {
         let action = word_after(self.message, "perform");
         let resource = word_after(self.message, "on resource").map(without_address);
         match (action, resource) {
             (Some(action), Some(resource)) => format!("no permission for {action} on {resource}; allow it in the role of this process"),
             (Some(action), None) => format!("no permission for {action}; allow it in the role of this process"),
+            // API Gateway says no more than "Forbidden".
+            (None, _) if call.starts_with(GATEWAY) => {
+                "no permission for execute-api:ManageConnections on this API and stage; allow it in the role of this process, and check the sockets' endpoint"
+                    .to_owned()
+            }
             (None, _) => "no permission; allow this action in the role of this process, and check the resource's own policy".to_owned(),
         }
     }
@@ -268,7 +275,7 @@ fn call_of<E>() -> String {
         "aws_sdk_sns" => "SNS",
         "aws_sdk_sqs" => "SQS",
         "aws_sdk_dynamodb" => "DynamoDB",
-        "aws_sdk_apigatewaymanagement" => "API Gateway",
+        "aws_sdk_apigatewaymanagement" => GATEWAY,
         "aws_sdk_ses" => "SES",
         _ => "AWS",
     };
@@ -430,6 +437,32 @@ mod tests {
             let failure = failure_of(&error);
             assert_eq!(failure.is_transient(), transient, "{failure}");
             assert!(failure.reason().contains(says), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_setting_is_named() {
+        use aws_config::{BehaviorVersion, Region};
+        use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
+        let loader = || crate::Clients::loader().credentials_provider(Credentials::new("a", "b", None, None, "test"));
+        let region = || Region::new("eu-west-1");
+        let nobody_listens = "http://127.0.0.1:1";
+        let table = [
+            (
+                aws_config::SdkConfig::builder()
+                    .behavior_version(BehaviorVersion::latest())
+                    .credentials_provider(SharedCredentialsProvider::new(Credentials::new("a", "b", None, None, "test")))
+                    .build(),
+                "set AWS_REGION",
+            ),
+            (aws_config::SdkConfig::builder().behavior_version(BehaviorVersion::latest()).region(region()).build(), "no credentials"),
+            (loader().region(region()).endpoint_url(nobody_listens).load().await, "check AWS_ENDPOINT_URL and the network"),
+            (loader().region(region()).endpoint_url("http://nowhere.invalid").load().await, "the endpoint's name is unknown"),
+        ];
+        for (config, says) in table {
+            let queue = crate::SqsQueue::new(&crate::Clients::from_sdk(config), "https://sqs.example/1/q", "https://sqs.example/1/d");
+            let failure = recado_domain::ports::Queue::receive(&queue, 1, Duration::ZERO, Duration::ZERO).await.unwrap_err();
+            assert!(failure.is_transient() && failure.reason().contains(says), "{failure}");
         }
     }
 

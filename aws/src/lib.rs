@@ -9,6 +9,8 @@ pub mod dynamo;
 pub mod failure;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+#[cfg(test)]
+mod script;
 mod ses;
 pub mod settings;
 pub mod skew;

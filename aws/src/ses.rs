@@ -64,3 +64,67 @@ fn tags(mail: &OutgoingMail) -> Vec<MessageTag> {
     let notification = tag("notification", &mail.delivery.notification.to_string());
     tenant.into_iter().chain(notification).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Answer, Script};
+    use recado_domain::ids::{DeliveryKey, NotificationId, RecipientKey, TenantId, UserId};
+
+    fn mail(tenant: &str) -> OutgoingMail {
+        let recipient = RecipientKey::new(TenantId::new(tenant).unwrap(), UserId::new("alice@example.com").unwrap());
+        let delivery = DeliveryKey { recipient, notification: NotificationId::of("/s", "1") };
+        let (from, to) = ("news@example.com".to_owned(), "alice@example.com".to_owned());
+        OutgoingMail { delivery, from, to, message: b"Subject: hi\r\n\r\nhi\r\n".to_vec() }
+    }
+
+    fn tag_values(tenant: &str) -> Vec<String> {
+        tags(&mail(tenant)).into_iter().map(|tag| tag.value).collect()
+    }
+
+    #[test]
+    fn a_tag_never_holds_an_address() {
+        let notification = NotificationId::of("/s", "1").to_string();
+        assert_eq!(tag_values("acme-1"), ["acme-1", &notification]);
+        for tenant in ["acme@example.com", "ac me", "acmé"] {
+            assert_eq!(tag_values(tenant), [notification.as_str()], "{tenant}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mail_leaves_for_its_envelope_with_the_configuration_set() {
+        let script = Script::default().then("SendRawEmail", |form| {
+            assert_eq!(form["Source"], "news@example.com");
+            assert_eq!(form["Destinations.member.1"], "alice@example.com");
+            assert_eq!(form["ConfigurationSetName"], "recado");
+            assert_eq!(form["RawMessage.Data"], "U3ViamVjdDogaGkNCg0KaGkNCg==");
+            assert_eq!(form["Tags.member.1.Name"], "tenant");
+            Answer::Text(
+                200,
+                "<SendRawEmailResponse><SendRawEmailResult><MessageId>m-1</MessageId></SendRawEmailResult></SendRawEmailResponse>"
+                    .to_owned(),
+            )
+        });
+        let mailer = SesMailer::new(&script.clients(), Some("recado".to_owned()));
+        assert_eq!(mailer.send(&mail("acme")).await, Ok("m-1".to_owned()));
+        script.end();
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_no_address() {
+        let refused = "<ErrorResponse><Error><Code>MessageRejected</Code><Message>Email address is not verified. The following identities failed the check in region EU-WEST-1: alice@example.com</Message></Error></ErrorResponse>";
+        let script = Script::default().then("SendRawEmail", |_| Answer::Text(400, refused.to_owned()));
+        let failure = SesMailer::new(&script.clients(), None).send(&mail("acme")).await.unwrap_err();
+        assert!(!failure.is_transient() && failure.reason().contains("verified") && !failure.reason().contains('@'), "{failure}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_is_asked_for_again_where_a_mail_is_not_sent_again() {
+        let quota = "<GetSendQuotaResponse><GetSendQuotaResult><Max24HourSend>200</Max24HourSend><MaxSendRate>1.5</MaxSendRate></GetSendQuotaResult></GetSendQuotaResponse>";
+        let script = Script::default().then("GetSendQuota", |_| Answer::Lost).then("GetSendQuota", |_| Answer::Text(200, quota.to_owned()));
+        assert_eq!(SesMailer::new(&script.clients(), None).max_send_rate().await, Ok(1.5));
+        let script = Script::default().then("SendRawEmail", |_| Answer::Lost);
+        assert!(SesMailer::new(&script.clients(), None).send(&mail("acme")).await.unwrap_err().is_transient());
+        script.end();
+    }
+}

@@ -398,3 +398,175 @@ fn handle(message: &Message) -> &str {
 fn system<T: std::str::FromStr>(message: &Message, name: MessageSystemAttributeName) -> Option<T> {
     message.attributes.as_ref()?.get(&name)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Answer, Script};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    const QUEUE: &str = "https://sqs.example/1/inbox";
+    const LETTERS: &str = "https://sqs.example/1/inbox-dead-letters";
+
+    fn message(token: &str, body: &str) -> Received {
+        let attributes = Attributes::from([(ATTRIBUTE_TYPE.to_owned(), "t.done".to_owned())]);
+        Received { token: AckToken(token.to_owned()), message_id: "m".to_owned(), body: body.to_owned(), attributes, receive_count: 1 }
+    }
+
+    /// One field of each entry of a batch request.
+    fn of_entries(request: &Value, field: &str) -> Vec<String> {
+        let entries = request["Entries"].as_array().expect("a batch");
+        entries.iter().map(|entry| entry[field].as_str().map_or_else(|| entry[field].to_string(), str::to_owned)).collect()
+    }
+
+    /// All entries but those are taken.
+    fn answer(request: &Value, refused: &[(&str, &str)]) -> Answer {
+        let ids = of_entries(request, "Id");
+        let is_refused = |id: &String| refused.iter().any(|(refused, _)| refused == id);
+        let taken: Vec<Value> =
+            ids.iter().filter(|id| !is_refused(id)).map(|id| json!({"Id": id, "MessageId": "m", "MD5OfMessageBody": "5"})).collect();
+        let refused: Vec<Value> = refused.iter().map(|(id, code)| json!({"Id": id, "Code": code, "SenderFault": true})).collect();
+        Answer::Ok(json!({"Successful": taken, "Failed": refused}))
+    }
+
+    /// What a queue of dead letters hands out.
+    fn letters(ids: &[&str]) -> Answer {
+        let letter = |id: &&str| {
+            json!({
+                "MessageId": id, "ReceiptHandle": format!("handle-{id}"), "Body": format!("body-{id}"),
+                "Attributes": {"SentTimestamp": "1767225600000", "ApproximateReceiveCount": "3"},
+                "MessageAttributes": {"recado_attempt": {"DataType": "String", "StringValue": "7"}, "type": {"DataType": "String", "StringValue": "t.done"}},
+            })
+        };
+        Answer::Ok(json!({"Messages": ids.iter().map(letter).collect::<Vec<_>>()}))
+    }
+
+    #[test]
+    fn times_are_whole_seconds_rounded_up_within_the_limit() {
+        for (millis, seconds_of) in [(0, 0), (1, 1), (999, 1), (1_000, 1), (1_001, 2), (19_999, 20), (20_000, 20), (90_000, 20)] {
+            assert_eq!(seconds(Duration::from_millis(millis), limits::QUEUE_POLL), seconds_of, "{millis}");
+        }
+        assert_eq!(seconds(Duration::MAX, limits::QUEUE_VISIBILITY), 43_200);
+    }
+
+    #[tokio::test]
+    async fn a_rejected_message_is_held_then_sent_then_deleted() {
+        let script = Script::default()
+            .then("ChangeMessageVisibilityBatch", |request| {
+                assert_eq!(request["QueueUrl"], QUEUE);
+                assert_eq!(of_entries(request, "VisibilityTimeout"), ["60", "60", "60"]);
+                answer(request, &[("0", "ReceiptHandleIsInvalid")])
+            })
+            .then("SendMessageBatch", |request| {
+                assert_eq!(request["QueueUrl"], LETTERS);
+                assert_eq!(of_entries(request, "MessageBody"), ["b", "c"], "what is not held any more is not sent");
+                assert_eq!(request["Entries"][0]["MessageAttributes"][ATTRIBUTE_REASON]["StringValue"], "why b");
+                assert_eq!(request["Entries"][0]["MessageAttributes"][ATTRIBUTE_TYPE]["StringValue"], "t.done");
+                answer(request, &[("1", "InvalidMessageContents")])
+            })
+            .then("DeleteMessageBatch", |request| {
+                assert_eq!(request["QueueUrl"], QUEUE);
+                assert_eq!(of_entries(request, "ReceiptHandle"), ["2"], "what was not sent is not deleted");
+                answer(request, &[])
+            });
+        let queue = SqsQueue::new(&script.clients(), QUEUE, LETTERS);
+        let rejected = [("1", "a"), ("2", "b"), ("3", "c")].map(|(token, body)| (message(token, body), format!("why {body}")));
+        let answers = queue.reject(&rejected).await;
+        assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
+        assert!(answers[0].as_ref().unwrap_err().reason().contains("the lease on the message has ended"));
+        script.end();
+    }
+
+    #[tokio::test]
+    async fn an_empty_token_spoils_no_call() {
+        let script = Script::default().then("DeleteMessageBatch", |request| {
+            assert_eq!(of_entries(request, "ReceiptHandle"), ["1"]);
+            answer(request, &[])
+        });
+        let queue = SqsQueue::new(&script.clients(), QUEUE, LETTERS);
+        let answers = queue.ack(&[AckToken(String::new()), AckToken("1".to_owned())]).await;
+        assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true]);
+        script.end();
+    }
+
+    #[tokio::test]
+    async fn letters_are_given_back_after_a_look_and_those_that_sqs_moved_have_a_reason() {
+        let script = Script::default()
+            .then("ReceiveMessage", |_| letters(&["b", "a"]))
+            .then("ReceiveMessage", |_| Answer::Ok(json!({})))
+            .then("ChangeMessageVisibilityBatch", |request| {
+                assert_eq!(of_entries(request, "ReceiptHandle"), ["handle-a", "handle-b"]);
+                assert_eq!(of_entries(request, "VisibilityTimeout"), ["0", "0"]);
+                answer(request, &[])
+            });
+        let listed = SqsDeadLetters::new(&script.clients(), QUEUE, LETTERS).list(1).await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!((listed[0].id.as_str(), listed[0].dead_at.as_millisecond()), ("a", 1_767_225_600_000));
+        assert!(listed[0].attributes[ATTRIBUTE_REASON].contains("redrive policy"));
+        script.end();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_fails_half_way_gives_back_what_it_holds() {
+        let script =
+            Script::default().then("ReceiveMessage", |_| letters(&["a"])).then("ReceiveMessage", |_| Answer::Refused("AccessDenied"));
+        let script = script.then("ChangeMessageVisibilityBatch", |request| answer(request, &[]));
+        assert!(SqsDeadLetters::new(&script.clients(), QUEUE, LETTERS).list(9).await.is_err());
+        script.end();
+    }
+
+    #[tokio::test]
+    async fn a_redrive_sends_then_deletes_and_gives_back_what_it_did_not_want_or_could_not_send() {
+        let script = Script::default()
+            .then("ReceiveMessage", |_| letters(&["a", "b", "c"]))
+            .then("ChangeMessageVisibilityBatch", |request| {
+                assert_eq!(of_entries(request, "ReceiptHandle"), ["handle-b"]);
+                answer(request, &[])
+            })
+            .then("SendMessageBatch", |request| {
+                assert_eq!(
+                    (&request["QueueUrl"], of_entries(request, "MessageBody")),
+                    (&json!(QUEUE), vec!["body-a".to_owned(), "body-c".to_owned()])
+                );
+                assert_eq!(request["Entries"][0]["MessageAttributes"], json!({"type": {"DataType": "String", "StringValue": "t.done"}}));
+                answer(request, &[("1", "InvalidMessageContents")])
+            })
+            .then("ChangeMessageVisibilityBatch", |request| {
+                assert_eq!(of_entries(request, "ReceiptHandle"), ["handle-c"]);
+                answer(request, &[])
+            })
+            .then("DeleteMessageBatch", |request| {
+                assert_eq!((&request["QueueUrl"], of_entries(request, "ReceiptHandle")), (&json!(LETTERS), vec!["handle-a".to_owned()]));
+                answer(request, &[])
+            });
+        let dead_letters = SqsDeadLetters::new(&script.clients(), QUEUE, LETTERS);
+        let answers = dead_letters.redrive(&["c".to_owned(), "a".to_owned()]).await;
+        assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true]);
+        script.end();
+    }
+
+    proptest! {
+        #[test]
+        fn a_dead_letter_keeps_its_body_and_fits(
+            body in 0..=CALL_BYTES,
+            attributes in proptest::collection::btree_map("[a-z]{1,20}", "x{0,40}|x{5000}", 0..20),
+            reason in "é{0,700}",
+            own in any::<bool>(),
+        ) {
+            let mut rejected = message("1", &"b".repeat(body));
+            rejected.attributes = attributes;
+            if own {
+                rejected.attributes.insert(ATTRIBUTE_ATTEMPT.to_owned(), "3".to_owned());
+            }
+            let letter = dead_letter(&rejected, &reason);
+            prop_assert_eq!(&letter.body, &rejected.body);
+            prop_assert!(letter.attributes.len() <= ATTRIBUTES);
+            prop_assert!(bytes(&letter.body, &letter.attributes) <= CALL_BYTES);
+            if body < CALL_BYTES - 4_096 {
+                prop_assert_eq!(letter.attributes.get(ATTRIBUTE_REASON).cloned().unwrap_or_default(), short_reason(reason));
+                prop_assert_eq!(letter.attributes.contains_key(ATTRIBUTE_ATTEMPT), own);
+            }
+        }
+    }
+}

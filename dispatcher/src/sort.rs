@@ -95,6 +95,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_event_in_an_envelope_of_sns_is_rejected_with_what_to_turn_on() {
+        let f = Fixture::new();
+        let wrapped = serde_json::json!({"Type": "Notification", "TopicArn": "arn:t", "Message": event("1", &["alice"]).to_json()});
+        let answers = f.handle(vec![received(wrapped.to_string())]).await;
+        assert!(matches!(&answers[0], Disposition::Reject { reason } if reason.contains("raw message delivery")), "{answers:?}");
+    }
+
+    #[tokio::test]
     async fn an_event_that_has_expired_is_done_and_not_stored() {
         let f = Fixture::new();
         let expires_at = before(&f.clock).to_string();

@@ -7,6 +7,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -160,6 +161,10 @@ impl Event {
     /// # Errors
     /// Names each field that is wrong and the limit it breaks.
     pub fn parse(json: &[u8]) -> Result<Self, InvalidEvent> {
+        Self::read(json).map_err(|invalid| if is_wrapped(json) { InvalidEvent::one("event", WRAPPED) } else { invalid })
+    }
+
+    fn read(json: &[u8]) -> Result<Self, InvalidEvent> {
         check_size(json.len())?;
         let mut from = serde_json::Deserializer::from_slice(json);
         let document = serde_path_to_error::deserialize(&mut from).map_err(|error| shape(&error))?;
@@ -260,6 +265,24 @@ impl Event {
         document.data.recipients.retain(|recipient| keep(&recipient.id));
         (!document.data.recipients.is_empty()).then_some(Self(document))
     }
+}
+
+/// What is wrong with an event in an envelope of SNS, whatever the event is.
+const WRAPPED: &str =
+    "came in an envelope of SNS; turn on raw message delivery (`RawMessageDelivery`) of this queue's subscription, publish the event again";
+
+/// Whether this is how SNS delivers without raw message delivery ("Amazon SNS raw message delivery").
+fn is_wrapped(json: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Envelope {
+        #[serde(rename = "Type")]
+        kind: String,
+        #[serde(rename = "TopicArn")]
+        _topic: String,
+        #[serde(rename = "Message")]
+        _message: IgnoredAny,
+    }
+    serde_json::from_slice::<Envelope>(json).is_ok_and(|envelope| envelope.kind == "Notification")
 }
 
 fn check_size(bytes: usize) -> Result<(), InvalidEvent> {
@@ -436,6 +459,23 @@ mod tests {
 
     fn fields(result: Result<Event, InvalidEvent>) -> Vec<String> {
         result.expect_err("invalid").violations.into_iter().map(|v| v.field).collect()
+    }
+
+    #[test]
+    fn an_event_that_sns_wrapped_says_what_to_turn_on() {
+        for message in [sample().to_string(), "x".repeat(limits::EVENT_BYTES)] {
+            let wrapped = json!({
+                "Type": "Notification", "MessageId": "22b80b92", "TopicArn": "arn:aws:sns:eu-west-1:123456789012:events",
+                "Message": message, "Timestamp": "2026-11-24T10:00:00.000Z", "SignatureVersion": "1", "Signature": "x",
+                "MessageAttributes": {"type": {"Type": "String", "Value": "t.done"}},
+            });
+            let reason = Event::parse(wrapped.to_string().as_bytes()).unwrap_err().to_string();
+            assert!(reason.starts_with("not a valid event: event came in an envelope of SNS; turn on raw message delivery"), "{reason}");
+        }
+        for other in [json!({"Type": "Notification"}), json!({"Type": "SubscriptionConfirmation", "TopicArn": "a", "Message": "b"})] {
+            let reason = Event::parse(other.to_string().as_bytes()).unwrap_err().to_string();
+            assert!(reason.contains("specversion"), "{reason}");
+        }
     }
 
     #[test]

@@ -42,8 +42,6 @@ mod item;
 mod marks;
 mod query;
 mod restamp;
-#[cfg(test)]
-mod script;
 mod suppressions;
 mod table;
 #[cfg(test)]

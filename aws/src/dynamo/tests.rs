@@ -15,8 +15,8 @@ use recado_domain::position::Position;
 use recado_memory::{ManualClock, SeededEntropy};
 use serde_json::{Value, json};
 
-use super::script::{Answer, Script};
 use super::{DynamoClaims, DynamoConnections, DynamoInbox};
+use crate::script::{Answer, Script};
 
 type TestInbox = DynamoInbox<ManualClock, SeededEntropy>;
 
