@@ -1,4 +1,4 @@
-//! Developer chores: `cargo xtask test`, `bench`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `infra`, `bench`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -35,6 +35,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         nextest: Vec<String>,
     },
+    /// Checks infra/template.yaml: cfn-lint, the rules it keeps, that each rule can be broken, and that every variant deploys.
+    Infra,
     /// Builds in release and measures the whole pipeline under load; prints what docs/performance.md shows.
     Bench {
         /// Events of the throughput run.
@@ -54,6 +56,7 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Test { nextest } => test(&nextest),
+        Chore::Infra => infra(),
         Chore::Bench { events } => bench(events),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
@@ -91,6 +94,16 @@ fn test(nextest: &[String]) -> Result<()> {
     } else {
         steps.skip("documentation tests", "only what was asked for ran");
     }
+    steps.summary();
+    Ok(())
+}
+
+fn infra() -> Result<()> {
+    let mut steps = Steps::new("infra");
+    let python = Python::prepare(&mut steps)?;
+    steps.run("template", &mut python.command(&["infra/local/check_template.py"])?)?;
+    let discover = ["-m", "unittest", "discover", "--start-directory", "infra/local"];
+    steps.run("its checks, and variants", &mut python.command(&discover)?)?;
     steps.summary();
     Ok(())
 }
