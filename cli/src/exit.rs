@@ -33,7 +33,7 @@ impl Exit {
             Self::Done => 0,
             Self::Failed => 1,
             Self::Usage => 2,
-            Self::Settings => 3,
+            Self::Settings => recado_runtime::settings::EXIT_CODE,
             Self::AtOnce => 130,
         }
     }

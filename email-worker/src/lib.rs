@@ -8,10 +8,12 @@ mod config;
 mod feedback;
 mod mime;
 mod notice;
+mod operator;
 mod template;
 mod worker;
 
 pub use config::{InvalidMailConfig, MailConfig, MailSettings};
 pub use feedback::Feedback;
+pub use operator::{RETRY, prepare};
 pub use template::{BrokenTemplate, Templates};
 pub use worker::{EmailWorker, Ports};

@@ -9,5 +9,7 @@ pub mod backoff;
 pub mod consumer;
 pub mod over;
 pub mod settings;
+#[cfg(feature = "status")]
+pub mod status;
 pub mod system;
 pub mod telemetry;

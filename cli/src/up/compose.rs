@@ -23,6 +23,7 @@ use recado_http_api::{EventsState, InboxState, TicketsState};
 use recado_runtime::auth::DevelopmentKey;
 use recado_runtime::backoff::RetrySchedule;
 use recado_runtime::consumer::{ConsumerConfig, Drained, Handler, consume};
+use recado_runtime::status::{self, Check, Measure, Status};
 use recado_runtime::system::{SystemClock, SystemEntropy};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -35,7 +36,6 @@ use url::Url;
 use super::post::Prepared;
 use super::routes::SocketRoutes;
 use super::settings::Settings;
-use super::status::{self, Check, Measure, Status};
 use super::tokens::{self, Verifier};
 use super::{Ready, Running, StartError, guard, mailbox, page, watched};
 
@@ -45,19 +45,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const SPARE_CONNECTIONS: usize = 512;
 /// Open files that are no connections: the database's, templates, logs.
 const SPARE_FILES: usize = 128;
-/// A mail server may be away for an evening: 1 s doubling to half an hour, 24 tries, at most about seven hours.
-const MAIL_RETRY: RetrySchedule = RetrySchedule { base: Duration::from_secs(1), cap: Duration::from_secs(1800), max_attempts: 24 };
 /// How often what has ended is deleted, and how much of it in one transaction.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
 const COLLECT_AT_ONCE: usize = 500;
-/// How often histograms are folded, so that they do not grow between two scrapes.
-const FOLD_METRICS_EVERY: Duration = Duration::from_secs(5);
-
 pub(super) async fn start(settings: Settings) -> Result<Running, StartError> {
     let keys = tokens::publish_keys(&settings)?;
     let mail = Prepared::new(&settings)?;
     let (verifier, development) = tokens::verifier(&settings)?;
-    let metrics = status::recorder()?;
+    let metrics = status::recorder().map_err(anyhow::Error::msg)?;
     let listener = listen(&settings).await?;
     let address = listener.local_addr().context("the port cannot be told")?;
     let store = open(&settings).await?;
@@ -238,7 +233,7 @@ impl Work<'_> {
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
         };
-        self.consume("email", store.email_queue(), EmailWorker::new(ports, templates, config), MAIL_RETRY)
+        self.consume("email", store.email_queue(), EmailWorker::new(ports, templates, config), recado_email_worker::RETRY)
     }
 
     fn consume<Q: Queue, H: Handler>(&self, name: &'static str, queue: Q, handler: H, retry: RetrySchedule) -> JoinHandle<Option<Drained>> {
@@ -301,9 +296,10 @@ async fn collect_garbage(store: Store, stop: CancellationToken) {
     }
 }
 
-async fn fold_metrics(metrics: metrics_exporter_prometheus::PrometheusHandle, stop: CancellationToken) {
-    while every(FOLD_METRICS_EVERY, &stop).await {
-        metrics.run_upkeep();
+async fn fold_metrics(metrics: status::Metrics, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        never = status::fold(metrics) => match never {},
     }
 }
 

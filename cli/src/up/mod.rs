@@ -10,7 +10,6 @@ mod page;
 mod post;
 mod routes;
 mod settings;
-mod status;
 mod tokens;
 
 use std::net::SocketAddr;

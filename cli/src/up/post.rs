@@ -3,8 +3,9 @@
 //! Must not know: what a mail says.
 
 use recado_domain::ports::{Mailer, Outcome, OutgoingMail};
-use recado_email_worker::{MailConfig, MailSettings, Templates};
+use recado_email_worker::{MailConfig, MailSettings, Templates, prepare};
 use recado_embedded::{Mailbox, Smtp, Store};
+use recado_runtime::settings::Spelling;
 
 use super::settings::{Contradiction, Settings};
 
@@ -36,10 +37,9 @@ impl Prepared {
     /// Checks the settings, the templates included.
     pub(super) fn new(settings: &Settings) -> Result<Self, Contradiction> {
         let base_url = settings.mail_base_url.as_ref().map(|url| url.as_str().to_owned());
-        let config = MailConfig::new(MailSettings { base_url, ..MailSettings::from(settings.mail_from.clone()) })
-            .map_err(|error| Contradiction::new(format!("--mail-from, --mail-base-url: {error}"), "see `recado up --help`"))?;
-        let templates = Templates::load(settings.templates.as_deref())
-            .map_err(|error| Contradiction::new(format!("--templates: {error}"), "correct the template, or leave the folder out"))?;
+        let mail = MailSettings { base_url, ..MailSettings::from(settings.mail_from.clone()) };
+        let (config, templates) =
+            prepare(Spelling::Flags, mail, settings.templates.as_deref()).map_err(|mut problems| problems.remove(0))?;
         let smtp = match &settings.smtp {
             Some(url) => {
                 let fix = "give it as smtps://user:password@smtp.example.com";

@@ -2,11 +2,12 @@
 //!
 //! Must not know: what a check looks at.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -14,25 +15,55 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::future::{BoxFuture, join_all};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The process's metrics.
+pub use metrics_exporter_prometheus::PrometheusHandle as Metrics;
 
 /// Says what is wrong, if anything.
-pub(super) type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// Brings gauges up to date that nobody else keeps so.
-pub(super) type Measure = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+pub type Measure = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// How long a check may take; a load balancer asks every few seconds.
 const CHECK_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a probe waits: longer than a check may take.
+const PROBE_WITHIN: Duration = Duration::from_secs(4);
+/// The most that is read of an answer.
+const PROBE_BYTES: u64 = 64 * 1024;
+
 /// What the three endpoints show.
-pub(super) struct Status {
+pub struct Status {
     /// Set when the process begins to stop.
-    pub(super) draining: Arc<AtomicBool>,
-    pub(super) checks: Vec<Check>,
-    pub(super) measures: Vec<Measure>,
-    pub(super) metrics: PrometheusHandle,
+    pub draining: Arc<AtomicBool>,
+    /// What has to hold for the process to be ready.
+    pub checks: Vec<Check>,
+    /// What is measured when metrics are asked for.
+    pub measures: Vec<Measure>,
+    /// The process's metrics.
+    pub metrics: Metrics,
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Status").field("draining", &self.draining).finish_non_exhaustive()
+    }
+}
+
+/// How often histograms are folded, so that they do not grow between two scrapes.
+const FOLD_EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps the process's metrics small; never ends.
+pub async fn fold(metrics: Metrics) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(FOLD_EVERY).await;
+        metrics.run_upkeep();
+    }
 }
 
 /// The answer of `/readyz`.
@@ -44,12 +75,40 @@ struct Readiness {
 }
 
 /// The routes.
-pub(super) fn router(status: Status) -> Router {
+pub fn router(status: Status) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(status))
+}
+
+/// Serves the three, and nothing else, until dropped: for a process that serves nothing besides.
+///
+/// # Errors
+/// When the socket fails.
+pub async fn serve(listener: TcpListener, status: Status) -> std::io::Result<()> {
+    axum::serve(listener, router(status)).await
+}
+
+/// Asks the `/readyz` at an address, as a container's health check does that has no other program to ask with.
+///
+/// # Errors
+/// What it answered, or that it did not.
+pub async fn probe(address: SocketAddr) -> Result<(), String> {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.take(PROBE_BYTES).read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    match tokio::time::timeout(PROBE_WITHIN, ask).await {
+        Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
+        Ok(Ok(answer)) => Err(answer.lines().last().unwrap_or("it closed the connection").to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {PROBE_WITHIN:?}")),
+    }
 }
 
 async fn readyz(State(status): State<Arc<Status>>) -> Response {
@@ -91,15 +150,18 @@ const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 const SIZES: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0];
 
 /// The process's metrics, set up at the first call.
-pub(super) fn recorder() -> anyhow::Result<PrometheusHandle> {
-    static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+///
+/// # Errors
+/// When something else of the process records metrics.
+pub fn recorder() -> Result<Metrics, String> {
+    static RECORDER: OnceLock<Result<Metrics, String>> = OnceLock::new();
     let install = || {
         let builder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .and_then(|builder| builder.set_buckets(&SIZES));
         builder.and_then(PrometheusBuilder::install_recorder).map_err(|error| error.to_string())
     };
-    RECORDER.get_or_init(install).clone().map_err(anyhow::Error::msg).context("metrics cannot be set up")
+    RECORDER.get_or_init(install).clone().map_err(|error| format!("metrics cannot be set up: {error}"))
 }
 
 /// The memory of this process, where the system says it.
@@ -113,7 +175,7 @@ fn proc_value(text: &str, name: &str) -> Option<u64> {
 }
 
 /// How many files (and sockets) this process may have open, where the system says it.
-pub(super) fn open_files_limit() -> Option<u64> {
+pub fn open_files_limit() -> Option<u64> {
     proc_value(&std::fs::read_to_string("/proc/self/limits").ok()?, "Max open files")
 }
 
@@ -151,6 +213,31 @@ mod tests {
     async fn a_check_that_hangs_is_a_problem() {
         let hangs: Check = Box::new(|| Box::pin(std::future::pending()));
         assert!(problems(&[hangs], Duration::from_millis(1)).await[0].contains("did not answer"));
+    }
+
+    #[tokio::test]
+    async fn a_probe_says_what_is_wrong() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let failing = Arc::new(AtomicBool::new(false));
+        let seen = failing.clone();
+        let check: Check = Box::new(move || {
+            let fails = seen.load(Ordering::Acquire);
+            Box::pin(async move { if fails { Err("the queue does not answer".to_owned()) } else { Ok(()) } })
+        });
+        let status = Status {
+            draining: Arc::default(),
+            checks: vec![check],
+            measures: Vec::new(),
+            metrics: PrometheusBuilder::new().build_recorder().handle(),
+        };
+        let serving = tokio::spawn(serve(listener, status));
+        assert_eq!(probe(address).await, Ok(()));
+        failing.store(true, Ordering::Release);
+        assert!(probe(address).await.unwrap_err().contains("the queue does not answer"));
+        serving.abort();
+        assert!(serving.await.unwrap_err().is_cancelled());
+        assert!(probe(address).await.is_err());
     }
 
     #[test]
