@@ -5,6 +5,8 @@
 mod batch;
 pub mod calls;
 mod clients;
+#[cfg(feature = "container")]
+pub mod container;
 pub mod dynamo;
 pub mod failure;
 #[cfg(feature = "lambda")]

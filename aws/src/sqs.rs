@@ -55,6 +55,11 @@ impl SqsQueue {
     pub fn new(clients: &Clients, queue_url: impl Into<String>, dead_letters_url: impl Into<String>) -> Self {
         Self { own: Url::new(clients, queue_url), dead_letters: Url::new(clients, dead_letters_url) }
     }
+
+    /// A queue that this process only sends to: it receives nothing, and so has nothing to reject.
+    pub fn to_send(clients: &Clients, queue_url: impl Into<String>) -> Self {
+        Self::new(clients, queue_url, "")
+    }
 }
 
 impl Queue for SqsQueue {

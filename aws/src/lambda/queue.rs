@@ -1,0 +1,174 @@
+//! A function that an event source mapping of SQS invokes with batches, with partial batch responses: the mapping has
+//! `FunctionResponseTypes: [ReportBatchItemFailures]`, and deletes whatever is not reported as failed.
+//!
+//! A record that cannot be read is reported, is received again, and ends in the dead-letter queue by the queue's own
+//! redrive policy. One without an id cannot be reported: then what was done is deleted here, and the invocation fails,
+//! so that nothing else is deleted ("Handling errors for an SQS event source in Lambda": a failed invocation leaves
+//! the whole batch). Must not know: what a message means.
+
+use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse};
+use recado_domain::ports::{Entropy, Queue};
+use recado_runtime::consumer::Handler;
+use recado_runtime::consumer::trigger::Trigger;
+use tokio::time::Instant;
+
+use super::records::{self, Records};
+use super::{Invocation, serve};
+use crate::settings::Ended;
+
+/// Answers invocations with batches of the queue of this URL.
+///
+/// # Errors
+/// When the platform cannot be reached.
+pub async fn serve_queue<Q: Queue, H: Handler, E: Entropy>(trigger: Trigger<Q, H, E>, queue_url: &str) -> Result<(), Ended> {
+    let queue = queue_url.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let trigger = &trigger;
+    serve(|invocation| async move { batch(trigger, queue, invocation).await }).await
+}
+
+async fn batch<Q: Queue, H: Handler, E: Entropy>(
+    trigger: &Trigger<Q, H, E>,
+    queue: &str,
+    invocation: Invocation,
+) -> Result<SqsBatchResponse, lambda_runtime::Error> {
+    let started = Instant::now();
+    let Records { messages, unreadable } = records::read(invocation.event.get(), queue)?;
+    let records = messages.len() + unreadable.len();
+    for record in &unreadable {
+        metrics::counter!("recado_unreadable_records_total", "queue" => trigger.name).increment(1);
+        tracing::error!(
+            queue = trigger.name,
+            at = record.at,
+            message_id = record.message_id,
+            reason = record.reason,
+            "a record is no message of this queue; it stays where it is"
+        );
+    }
+    let settled = if messages.is_empty() { None } else { Some(trigger.handle(messages, invocation.within).await) };
+    let (mut failed, done) = settled.map_or_else(Default::default, |settled| (settled.failed, settled.done));
+    let ms = started.elapsed().as_millis();
+    let (nameless, named): (Vec<_>, Vec<_>) = unreadable.into_iter().partition(|record| record.message_id.is_none());
+    failed.extend(named.into_iter().filter_map(|record| record.message_id));
+    tracing::info!(queue = trigger.name, records, done = done.len(), failed = failed.len(), nameless = nameless.len(), ms, "batch handled");
+    if let Some(first) = nameless.first() {
+        trigger.delete(done).await;
+        let (count, reason) = (nameless.len(), &first.reason);
+        return Err(format!(
+            "{count} of {records} records have no `messageId` and cannot be reported one by one, so the batch fails: {reason}"
+        )
+        .into());
+    }
+    let mut response = SqsBatchResponse::default();
+    response.batch_item_failures = failed.into_iter().map(item_failure).collect();
+    Ok(response)
+}
+
+fn item_failure(message_id: String) -> BatchItemFailure {
+    let mut failure = BatchItemFailure::default();
+    failure.item_identifier = message_id;
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use recado_domain::ports::{Outgoing, Received};
+    use recado_memory::{ManualClock, MemoryQueue, SeededEntropy};
+    use recado_runtime::backoff::RetrySchedule;
+    use recado_runtime::consumer::Disposition;
+    use serde_json::value::RawValue;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Does what the body says.
+    struct ByBody;
+
+    impl Handler for ByBody {
+        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+            let answer = |message: &Received| match message.body.as_str() {
+                "retry" => Disposition::Retry { after: None, reason: "not now".to_owned() },
+                "reject" => Disposition::Reject { reason: "never".to_owned() },
+                _ => Disposition::Done,
+            };
+            batch.iter().map(answer).collect()
+        }
+    }
+
+    struct World {
+        trigger: Trigger<MemoryQueue, ByBody, SeededEntropy>,
+        records: Vec<Value>,
+    }
+
+    /// A queue with these messages, received as a mapping would.
+    async fn world(bodies: &[&str]) -> World {
+        let queue = MemoryQueue::new(ManualClock::default(), SeededEntropy::new(7));
+        for body in bodies {
+            let message = Outgoing { body: (*body).to_owned(), attributes: Default::default(), delay: Duration::ZERO };
+            queue.send(&[message]).await.remove(0).unwrap();
+        }
+        let received = queue.receive(10, Duration::ZERO, Duration::from_secs(180)).await.unwrap();
+        let record = |message: &Received| json!({"messageId": message.message_id, "receiptHandle": message.token.0, "body": message.body, "eventSource": "aws:sqs"});
+        let records = received.iter().map(record).collect();
+        let retry = RetrySchedule::default();
+        let trigger = Trigger {
+            name: "test",
+            queue,
+            handler: Arc::new(ByBody),
+            entropy: SeededEntropy::new(1),
+            retry,
+            margin: Duration::from_secs(2),
+        };
+        World { trigger, records }
+    }
+
+    async fn invoke(world: &World) -> Result<Value, String> {
+        let event = RawValue::from_string(json!({"Records": world.records}).to_string()).unwrap();
+        let answer = batch(&world.trigger, "test", Invocation { event, within: Duration::from_secs(30) }).await;
+        answer.map(|response| serde_json::to_value(response).unwrap()).map_err(|error| error.to_string())
+    }
+
+    fn id_of(world: &World, body: &str) -> Value {
+        world.records.iter().find(|record| record["body"] == body).unwrap()["messageId"].clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_failed_is_reported() {
+        let world = world(&["done", "retry", "reject"]).await;
+        let answer = invoke(&world).await.unwrap();
+        assert_eq!(answer, json!({"batchItemFailures": [{"itemIdentifier": id_of(&world, "retry")}]}));
+        assert_eq!(world.trigger.queue.dead().len(), 1);
+        assert_eq!(invoke(&world_of_nothing().await).await.unwrap(), json!({"batchItemFailures": []}));
+    }
+
+    async fn world_of_nothing() -> World {
+        world(&[]).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_cannot_be_read_is_reported_and_the_others_are_handled() {
+        let mut world = world(&["done"]).await;
+        world.records.push(json!({"messageId": "foreign", "eventSource": "aws:kinesis"}));
+        assert_eq!(invoke(&world).await.unwrap(), json!({"batchItemFailures": [{"itemIdentifier": "foreign"}]}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_without_an_id_fails_the_invocation_and_what_was_done_is_deleted_all_the_same() {
+        let mut world = world(&["done", "retry"]).await;
+        world.records.insert(0, json!({"EventSource": "aws:sns", "Sns": {"Message": "secret"}}));
+        let error = invoke(&world).await.unwrap_err();
+        assert!(error.contains("1 of 3 records have no `messageId`") && !error.contains("secret"), "{error}");
+        // Of the two messages the one that was done is gone, and the other will be received again.
+        assert_eq!(world.trigger.queue.depth(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_of_another_kind_fails_with_what_to_do() {
+        let world = world_of_nothing().await;
+        let event = RawValue::from_string("{\"detail-type\":\"x\"}".to_owned()).unwrap();
+        let error = batch(&world.trigger, "test", Invocation { event, within: Duration::from_secs(30) }).await.unwrap_err();
+        assert!(error.to_string().contains("event source mapping"), "{error}");
+    }
+}
