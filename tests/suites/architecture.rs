@@ -108,7 +108,9 @@ fn arrows_run_one_way() {
         let allowed: Vec<&str> = match name {
             "recado-domain" | "xtask" => vec![],
             "recado-runtime" => vec!["recado-domain"],
-            _ if ADAPTERS.contains(&name) || ROOMS.contains(&name) => lower.to_vec(),
+            _ if ADAPTERS.contains(&name) => lower.to_vec(),
+            // For its composition roots alone; `a_room_names_aws_in_its_composition_roots_alone` says how.
+            _ if ROOMS.contains(&name) => [&lower[..], &["recado-aws"]].concat(),
             // The SDK is behind a feature: see `the_default_build_has_no_aws_sdk`.
             "recado-cli" => [&lower[..], &["recado-embedded", "recado-aws"], &ROOMS].concat(),
             "recado-tests" => continue,
@@ -126,6 +128,36 @@ fn arrows_run_one_way() {
         &wrong,
         "dependencies run domain ← runtime ← {memory, embedded} ← rooms ← cli ← tests (ARCHITECTURE.md); \
          take a port as an argument instead of naming an adapter, or a message on the queue instead of another room",
+    );
+}
+
+#[test]
+fn a_room_names_aws_in_its_composition_roots_alone() {
+    let mut wrong = Vec::new();
+    for room in ROOMS {
+        let package = member(room);
+        let named = package.dependencies.iter().filter(|dependency| dependency.name == "recado-aws");
+        wrong.extend(named.filter(|dependency| !dependency.optional).map(|_| format!("{room}: the dependency is not optional")));
+        let default = package.features.get("default").into_iter().flatten();
+        wrong.extend(
+            default
+                .filter(|feature| ["aws", "lambda"].contains(&feature.as_str()))
+                .map(|feature| format!("{room}: {feature} is a default")),
+        );
+        let roots = package
+            .targets
+            .iter()
+            .filter(|target| target.is_bin() && target.src_path.parent().is_some_and(|folder| folder.ends_with("bin")));
+        wrong.extend(
+            roots.filter(|root| root.required_features.is_empty()).map(|root| format!("{room}: {} requires no feature", root.name)),
+        );
+        let library = package.manifest_path.parent().expect("a manifest has a folder").join("src");
+        let files = files_ending(".rs").into_iter().filter(|path| path.starts_with(&library) && read(path).contains("recado_aws"));
+        wrong.extend(files.map(|path| shown(&path)));
+    }
+    assert_none(
+        &wrong,
+        "a room's library takes its ports as arguments; only what is in its folder bin/ names AWS, behind a feature that is off by default",
     );
 }
 
