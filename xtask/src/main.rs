@@ -1,4 +1,4 @@
-//! Developer chores: `cargo xtask test`, `infra`, `bench`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `infra`, `bench`, `package`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks on its output")]
 
 mod emulator;
+mod package;
 mod steps;
 
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::emulator::{Emulator, Python};
+use crate::package::{Arch, Profile};
 use crate::steps::{Steps, cargo};
 
 /// The nextest that is installed where none is there; any of `nextest-version` in .config/nextest.toml serves.
@@ -43,6 +45,15 @@ enum Chore {
         #[arg(default_value_t = 100_000)]
         events: u32,
     },
+    /// Builds the Lambda functions and zips them into target/package/, where infra/template.yaml finds them.
+    Package {
+        /// What for.
+        #[arg(long, value_enum, default_value_t = Profile::Package)]
+        profile: Profile,
+        /// What they run on.
+        #[arg(long, value_enum, default_value_t = Arch::X86)]
+        arch: Arch,
+    },
     /// Writes the JSON Schemas of events and frames from the Rust types into schemas/.
     Schemas {
         /// Writes nothing; fails where a file is not what the types say.
@@ -58,6 +69,7 @@ fn main() -> ExitCode {
         Chore::Test { nextest } => test(&nextest),
         Chore::Infra => infra(),
         Chore::Bench { events } => bench(events),
+        Chore::Package { profile, arch } => package::package(profile, arch),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
     };
