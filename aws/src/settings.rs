@@ -249,6 +249,19 @@ impl Environment {
         }
     }
 
+    /// `RECADO_SOCKETS_URL`: where browsers open sockets. Without it the address of the endpoint, which opens sockets as
+    /// well; with a custom domain name they differ.
+    pub fn sockets_url(&mut self, endpoint: &str) -> Option<Url> {
+        let name = "RECADO_SOCKETS_URL";
+        // http becomes ws, and https wss.
+        let text = self.text(name).unwrap_or_else(|| endpoint.replacen("http", "ws", 1));
+        let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "ws" | "wss") && url.has_host() && url.query().is_none());
+        let problem = || {
+            Contradiction::new(format!("{name} is no ws(s) URL without a query"), "give it as wss://sockets.example.com, or leave it out")
+        };
+        self.noted(url.ok_or_else(problem))
+    }
+
     /// `RECADO_ALLOW_ORIGIN`
     pub fn origins(&mut self) -> Option<Origins> {
         let allowed = self.list("RECADO_ALLOW_ORIGIN");
@@ -442,6 +455,20 @@ mod tests {
         }
         // Nobody says where this process is: the SDK finds out.
         assert!(problems("AWS_REGION", None).is_empty());
+    }
+
+    #[test]
+    fn sockets_open_at_their_endpoint_unless_told_otherwise() {
+        let url = |given: &str, endpoint: &str| {
+            let mut env = Environment::of([("RECADO_SOCKETS_URL", given)]);
+            let url = env.sockets_url(endpoint);
+            env.complete(|| url).map(String::from).map_err(|error| error.to_string())
+        };
+        let endpoint = "https://abc.execute-api.eu-west-1.amazonaws.com/live";
+        assert_eq!(url("", endpoint).as_deref(), Ok("wss://abc.execute-api.eu-west-1.amazonaws.com/live"));
+        assert_eq!(url("", "http://127.0.0.1:4566/x/live").as_deref(), Ok("ws://127.0.0.1:4566/x/live"));
+        assert_eq!(url("wss://sockets.example.com", endpoint).as_deref(), Ok("wss://sockets.example.com/"));
+        assert!(url("https://sockets.example.com", endpoint).unwrap_err().contains("RECADO_SOCKETS_URL"));
     }
 
     #[test]

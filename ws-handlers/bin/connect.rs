@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use recado_aws::dynamo::DynamoConnections;
+use recado_aws::dynamo::{DynamoConnections, DynamoTickets};
 use recado_aws::lambda::{Answer, Event, Route, serve_sockets};
 use recado_aws::settings::{Ended, Environment, QueueName, Verifier};
 use recado_aws::{Clients, GatewaySockets, SqsQueue};
@@ -20,6 +20,7 @@ async fn main() -> ExitCode {
 struct Process {
     origins: Origins,
     tokens: Verifier,
+    tickets: DynamoTickets<SystemClock>,
     connections: DynamoConnections<SystemClock, SystemEntropy>,
     inbox_queue: SqsQueue,
     sockets: GatewaySockets,
@@ -35,6 +36,7 @@ async fn run() -> Result<(), Ended> {
     let process = Process {
         origins,
         tokens,
+        tickets: DynamoTickets::new(&clients, &table, SystemClock),
         connections: DynamoConnections::new(&clients, &table, SystemClock, SystemEntropy),
         inbox_queue: SqsQueue::to_send(&clients, queue),
         sockets: GatewaySockets::new(&clients, &endpoint),
@@ -47,18 +49,19 @@ impl Process {
     async fn answer(&self, event: &Event) -> Result<Answer, Answer> {
         let connection = event.connection()?;
         let opening = event.opening(&self.origins)?;
-        let Declared { token, protocol, device } = opening.declared.clone();
+        let Declared { credential, protocol, device } = opening.declared.clone();
         let ports = ConnectPorts {
             tokens: &self.tokens,
+            tickets: &self.tickets,
             connections: &self.connections,
             inbox_queue: &self.inbox_queue,
             sockets: &self.sockets,
             clock: &SystemClock,
             replay_delay: REPLAY_DELAY,
         };
-        match connect(ports, ConnectRequest { connection, token, protocol, device }).await {
+        match connect(ports, ConnectRequest { connection, credential, protocol, device }).await {
             Ok(_) => Ok(Answer::accepted(&opening)),
-            Err(refused) => Err(Answer::refused(refused.status, refused.message)),
+            Err(refused) => Err(Answer::refused(refused.status, refused.code, refused.message)),
         }
     }
 }

@@ -34,7 +34,7 @@ async fn answer(connections: &impl Connections, event: &Event) -> Result<Answer,
         Err(failure) => {
             tracing::warn!(connection = %id, reason = failure.reason(), "a connection was not forgotten; a post that answers gone removes it");
             // Nobody reads it, but the API counts it as an error of its integration.
-            Err(Answer::refused(503, "the connection was not forgotten"))
+            Err(Answer::refused(503, "unavailable", "the connection was not forgotten"))
         }
     }
 }

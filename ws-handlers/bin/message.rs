@@ -51,7 +51,7 @@ impl Process {
             Ok(()) => Ok(Answer::ok()),
             Err(failure) => {
                 tracing::debug!(connection = %id, reason = failure.reason(), "a message could not be answered; its client repeats it");
-                Err(Answer::refused(503, failure.reason()))
+                Err(Answer::refused(503, "unavailable", failure.reason()))
             }
         }
     }

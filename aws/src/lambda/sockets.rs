@@ -53,7 +53,7 @@ pub struct Event(ApiGatewayWebsocketProxyRequest);
 /// What a client asks for when it connects, beside the connection's id. Nothing of it is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
-    /// Token, protocol and device.
+    /// Token or ticket, protocol and device.
     pub declared: Declared,
     /// Whether it offered [`SUBPROTOCOL`]: then the answer must choose it, or browsers close the socket (RFC 6455, 4.1).
     pub offered: bool,
@@ -63,6 +63,8 @@ pub struct Opening {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     status: u16,
+    /// For programs, such as `ticket_invalid`.
+    code: &'static str,
     /// For the developer who reads it, of a refused connection. No token, no address.
     detail: Option<String>,
     subprotocol: bool,
@@ -71,7 +73,7 @@ pub struct Answer {
 impl Answer {
     /// It is done; a socket opens.
     pub fn ok() -> Self {
-        Self { status: 200, detail: None, subprotocol: false }
+        Self { status: 200, code: "done", detail: None, subprotocol: false }
     }
 
     /// The socket opens, with the subprotocol if the client offered it.
@@ -80,8 +82,14 @@ impl Answer {
     }
 
     /// It is not done; a socket does not open.
-    pub fn refused(status: u16, detail: impl Into<String>) -> Self {
-        Self { status, detail: Some(detail.into()), subprotocol: false }
+    pub fn refused(status: u16, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: Some(detail.into()), subprotocol: false }
+    }
+
+    /// A problem document (RFC 9457).
+    fn problem(&self, detail: &str) -> String {
+        let kind = format!("urn:recado:problem:{}", self.code.replace('_', "-"));
+        json!({"type": kind, "title": "refused", "status": self.status, "detail": detail}).to_string()
     }
 
     fn response(self) -> ApiGatewayProxyResponse {
@@ -90,9 +98,9 @@ impl Answer {
         if self.subprotocol {
             response.headers.insert(SUBPROTOCOL_HEADER, SUBPROTOCOL.parse().expect("a name of visible characters"));
         }
-        if let Some(detail) = self.detail {
+        if let Some(detail) = &self.detail {
             response.headers.insert("content-type", "application/problem+json".parse().expect("a media type"));
-            response.body = Some(json!({"title": "refused", "status": self.status, "detail": detail}).to_string().into());
+            response.body = Some(self.problem(detail).into());
         }
         response
     }
@@ -109,7 +117,7 @@ impl Event {
     /// The answer to an event that names none, or one that cannot be a name.
     pub fn connection(&self) -> Result<ConnectionId, Answer> {
         let id = self.0.request_context.connection_id.as_deref().and_then(|id| ConnectionId::new(id).ok());
-        id.ok_or_else(|| Answer::refused(400, "the event names no connection"))
+        id.ok_or_else(|| Answer::refused(400, "malformed_request", "the event names no connection"))
     }
 
     /// What a `$connect` asks for.
@@ -118,9 +126,14 @@ impl Event {
     /// The answer that refuses it: 403 for its origin, 400 for its query.
     pub fn opening(&self, origins: &Origins) -> Result<Opening, Answer> {
         if !origins.admit(self.header("origin"), self.header("host")) {
-            return Err(Answer::refused(403, "this Origin may not connect; allow it in the stack's parameter AllowOrigins"));
+            return Err(Answer::refused(
+                403,
+                "foreign_origin",
+                "this Origin may not connect; allow it in the stack's parameter AllowOrigins",
+            ));
         }
-        let declared = Declared::read(self.query(), self.header("authorization")).map_err(|problem| Answer::refused(400, problem))?;
+        let declared = Declared::read(self.query(), self.header("authorization"))
+            .map_err(|problem| Answer::refused(400, "malformed_request", problem))?;
         let offered = self.offers_subprotocol();
         let protocol = if offered { Protocol::Recado } else { declared.protocol };
         Ok(Opening { declared: Declared { protocol, ..declared }, offered })
@@ -174,15 +187,15 @@ async fn answer<F: Future<Output = Answer>>(route: Route, handle: impl Fn(Event)
     let answer = match Event::parse(invocation.event.get()) {
         None => {
             tracing::error!(route = route.name(), "the event is no event of a WebSocket API; attach this function to its route");
-            Answer::refused(400, "the event is no event of a WebSocket API")
+            Answer::refused(400, "malformed_request", "the event is no event of a WebSocket API")
         }
         Some(event) => match tokio::time::timeout(within, handle(event)).await {
             Ok(answer) => answer,
-            Err(_) => Answer::refused(503, "it took too long; try again"),
+            Err(_) => Answer::refused(503, "unavailable", "it took too long; try again"),
         },
     };
     let ms = started.elapsed().as_millis();
-    tracing::info!(route = route.name(), status = answer.status, detail = answer.detail, ms, "route answered");
+    tracing::info!(route = route.name(), status = answer.status, code = answer.code, detail = answer.detail, ms, "route answered");
     // Nobody is told: a client that gets no answer repeats its frame.
     if route == Route::Message { Answer::ok() } else { answer }
 }
@@ -190,6 +203,7 @@ async fn answer<F: Future<Output = Answer>>(route: Route, handle: impl Fn(Event)
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use recado_domain::opening::Credential;
     use serde_json::Value;
     use serde_json::value::RawValue;
 
@@ -221,7 +235,7 @@ mod tests {
         for sample in [CONNECT, EMULATED_CONNECT] {
             let event = event(sample);
             let opening = event.opening(&anywhere()).unwrap();
-            assert_eq!(opening.declared.token.as_deref(), Some("a.b.c"));
+            assert_eq!(opening.declared.credential, Some(Credential::Token("a.b.c".to_owned())));
             assert_eq!(opening.declared.device.as_deref(), Some("my phone"));
             assert_eq!(opening.declared.protocol, Protocol::Recado);
             assert!(opening.offered);
@@ -285,7 +299,7 @@ mod tests {
             event["multiValueQueryStringParameters"] = Value::Null;
             event["headers"]["Authorization"] = json!("Bearer x.y.z");
         });
-        assert_eq!(bearer.opening(&anywhere()).unwrap().declared.token.as_deref(), Some("x.y.z"));
+        assert_eq!(bearer.opening(&anywhere()).unwrap().declared.credential, Some(Credential::Token("x.y.z".to_owned())));
     }
 
     #[test]
@@ -319,7 +333,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_message_is_never_answered_with_a_body_or_an_error() {
-        for (event, answer) in [(MESSAGE, Answer::refused(503, "x")), (MESSAGE, Answer::ok()), ("{}", Answer::ok()), ("7", Answer::ok())] {
+        for (event, answer) in
+            [(MESSAGE, Answer::refused(503, "unavailable", "x")), (MESSAGE, Answer::ok()), ("{}", Answer::ok()), ("7", Answer::ok())]
+        {
             let response = invoke(Route::Message, event, |_| async { answer.clone() }).await;
             assert_eq!((&response["statusCode"], response.get("body")), (&json!(200), None), "{event}");
         }
@@ -327,9 +343,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_reaches_a_connect() {
-        let response = invoke(Route::Connect, CONNECT, |_| async { Answer::refused(401, "the token has expired") }).await;
+        let response = invoke(Route::Connect, CONNECT, |_| async { Answer::refused(401, "token_expired", "the token has expired") }).await;
         assert_eq!(response["statusCode"], 401);
-        assert!(response["body"].as_str().unwrap().contains("expired"));
+        let body = response["body"].as_str().unwrap();
+        assert!(body.contains("expired") && body.contains("urn:recado:problem:token-expired"), "{body}");
         assert_eq!(invoke(Route::Connect, "{}", |_| async { Answer::ok() }).await["statusCode"], 400);
     }
 
