@@ -115,8 +115,7 @@ impl<K: Clock, E: Entropy> Inbox for DynamoInbox<K, E> {
         let settled = Position::floor(self.0.clock.now()).back(limits::W);
         let mark = marks::raise_read(&self.0, recipient, up_to.min(settled)).await?;
         // What the mark reaches is read by it, what lies within the last W is marked by id (R8).
-        let above = settled.max(mark.unwrap_or(Position::MIN));
-        let ids = query::unread_ids(&self.0, recipient, above, up_to).await?;
+        let ids = query::unread_ids(&self.0, recipient, settled, up_to).await?;
         Ok(ReadAll { ids: update::set(&self.0, recipient, &ids, READ_AT, mark).await?, up_to: mark })
     }
 

@@ -254,6 +254,17 @@ mod append {
     }
 
     #[tokio::test]
+    async fn an_attempt_without_an_answer_is_not_forgotten_over_a_later_refusal() {
+        let mut script = Script::default().then("BatchExecuteStatement", |_| Answer::Lost);
+        for _ in 0..2 {
+            script = script.then("BatchExecuteStatement", |_| responses(vec![failed("ThrottlingError")]));
+        }
+        script = script.then("BatchGetItem", |_| got(json!([found("u0", "1", &at(-1).to_string())]), json!({})));
+        assert_eq!(positions(&inbox(&script).append(&entries(1)).await), [at(-1).to_string()]);
+        script.end();
+    }
+
+    #[tokio::test]
     async fn a_failing_server_leaves_it_open_and_so_the_store_is_asked() {
         let mut script = Script::default();
         for _ in 0..3 {
@@ -742,7 +753,11 @@ mod rows {
         let script = Script::default().then("UpdateItem", done);
         assert_eq!(connections(&script).mark_live(&alice(), &row("a="), true).await, Ok(true));
         script.end();
-        let script = Script::default().then("UpdateItem", refused).then("PutItem", refused).then("UpdateItem", done);
+        let keep = |request: &Value| {
+            assert_eq!(request["ConditionExpression"], "attribute_not_exists(#pk)", "as it was registered");
+            refused(request)
+        };
+        let script = Script::default().then("UpdateItem", refused).then("PutItem", keep).then("UpdateItem", done);
         assert_eq!(connections(&script).mark_live(&alice(), &row("a="), true).await, Ok(true));
         script.end();
         let script = Script::default().then("UpdateItem", refused);
