@@ -28,12 +28,14 @@ use super::backend::{Backend, Mail, SocketPeer};
 use crate::harness::{DEADLINE, eventually};
 
 const REGION: &str = "us-east-1";
-const TABLE: &str = "recado";
+/// The name of every backend's table.
+pub const TABLE: &str = "recado";
 const STAGE: &str = "live";
 
 /// Everything in one account of a local AWS.
 pub struct Aws {
     local: Local,
+    clients: Clients,
     clock: ManualClock,
     bus: SnsBus,
     inbox_queue: SqsQueue,
@@ -83,6 +85,13 @@ impl Local {
         let scope = format!("{}/20260101/{REGION}/apigateway/aws4_request", self.account);
         let signature = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0");
         self.ask(self.http.post(format!("{}{path}", self.endpoint)).header("authorization", signature).json(body)).await
+    }
+}
+
+impl Aws {
+    /// The account's clients, for what no port does.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
     }
 }
 
@@ -185,6 +194,7 @@ impl Backend for Aws {
             sockets: GatewaySockets::new(&clients, &endpoint),
             api,
             opened: Mutex::default(),
+            clients,
             clock,
             local,
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use recado_domain::connection::{Connection, Phase, Protocol};
 use recado_domain::ids::{ConnectionId, RecipientKey};
@@ -47,6 +48,16 @@ pub async fn a_registered_connection_is_its_users<B: Backend>(backend: &B) {
     assert!(register(backend, &alice(), &a).await.is_empty());
     assert!(register(backend, &alice(), &b).await.is_empty());
     assert_eq!(rows(backend, &alice()).await, [a, b]);
+}
+
+pub async fn concurrent_registrations_overwrite_nothing<B: Backend>(backend: &B) {
+    let mut connections: Vec<_> = (0..10).map(|n| connection(&n.to_string(), backend.now())).collect();
+    let alice = alice();
+    for replaced in join_all(connections.iter().map(|connection| register(backend, &alice, connection))).await {
+        assert!(replaced.is_empty());
+    }
+    connections.sort_by(|one, other| one.id.cmp(&other.id));
+    assert_eq!(rows(backend, &alice).await, connections);
 }
 
 pub async fn registering_again_replaces_the_row<B: Backend>(backend: &B) {

@@ -1,9 +1,11 @@
 //! What every [`Inbox`] keeps: positions, states, marks, and the walls between inboxes (P1 to P5, R6 to R8).
 #![expect(missing_docs, reason = "the names are sentences")]
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use recado_domain::ids::{NotificationId, RecipientKey};
 use recado_domain::limits;
 use recado_domain::notification::{Appended, InboxEntry, NewEntry};
@@ -90,6 +92,18 @@ pub async fn append_is_insert_if_absent<B: Backend>(backend: &B) {
     assert_eq!(stored.len(), 1);
     assert_eq!(stored[0].notification, entry(&alice(), "a").notification);
     assert_eq!(stored[0].position, first.position);
+}
+
+pub async fn concurrent_appends_of_the_same_store_each_once<B: Backend>(backend: &B) {
+    let entries: Vec<_> = (0..30).map(|n| entry(&alice(), &n.to_string())).collect();
+    let appends = (0..6).map(|_| backend.inbox().append(&entries));
+    let answers: Vec<Vec<Appended>> = join_all(appends).await.into_iter().map(all).collect();
+    for at in 0..entries.len() {
+        let positions: HashSet<Position> = answers.iter().map(|answer| answer[at].position).collect();
+        assert_eq!(positions.len(), 1, "everybody is answered what is stored");
+        assert_eq!(answers.iter().filter(|answer| answer[at].inserted).count(), 1, "one of them made it");
+    }
+    assert_eq!(everything(backend, &alice()).await.len(), entries.len());
 }
 
 pub async fn a_key_twice_in_one_call_is_stored_once<B: Backend>(backend: &B) {

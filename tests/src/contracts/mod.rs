@@ -69,6 +69,7 @@ macro_rules! contract_suite {
             $crate::contract_tests!(
                 inbox:
                 append_is_insert_if_absent,
+                concurrent_appends_of_the_same_store_each_once,
                 a_key_twice_in_one_call_is_stored_once,
                 one_event_is_one_entry_for_each_recipient,
                 states_survive_a_repeated_append,
@@ -110,6 +111,7 @@ macro_rules! contract_suite {
             $crate::contract_tests!(
                 connections:
                 a_registered_connection_is_its_users,
+                concurrent_registrations_overwrite_nothing,
                 registering_again_replaces_the_row,
                 a_stale_row_is_pruned_by_the_next_registration,
                 the_oldest_row_above_the_cap_is_replaced,
