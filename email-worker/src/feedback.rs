@@ -30,8 +30,11 @@ impl<S: Suppressions> Feedback<S> {
         Self { suppressions }
     }
 
+    /// Answers each, in order: what the store does not mention is not suppressed.
     async fn suppress(&self, wanted: &[(AddressKey, SuppressionCause)]) -> Vec<Outcome<()>> {
-        if wanted.is_empty() { Vec::new() } else { self.suppressions.suppress(wanted).await }
+        let mut answers = if wanted.is_empty() { Vec::new() } else { self.suppressions.suppress(wanted).await };
+        answers.resize_with(wanted.len(), || Err(Failure::transient("nobody said whether the address was suppressed")));
+        answers
     }
 }
 
@@ -230,6 +233,29 @@ mod tests {
         let two = permanent(&["a@example.com", "b@example.com"]);
         world.suppressions.faults().fail_next("suppress", Failure::permanent("no such table"));
         assert_eq!(world.handle(&[&two]).await, [Disposition::Reject { reason: "no such table".to_owned() }]);
+    }
+
+    /// Answers for nobody.
+    struct Silent;
+
+    impl Suppressions for Silent {
+        async fn suppressed(&self, _: &[AddressKey]) -> Vec<Outcome<Option<Suppression>>> {
+            Vec::new()
+        }
+
+        async fn suppress(&self, _: &[(AddressKey, SuppressionCause)]) -> Vec<Outcome<()>> {
+            Vec::new()
+        }
+
+        async fn lift(&self, _: &[AddressKey]) -> Vec<Outcome<bool>> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_the_store_does_not_mention_is_not_settled() {
+        let answers = Feedback::new(Arc::new(Silent)).handle(vec![received(EVENT_BOUNCE)]).await;
+        assert!(matches!(answers[0], Disposition::Retry { .. }), "{answers:?}");
     }
 
     #[tokio::test]

@@ -70,10 +70,7 @@ impl<K: Clock> MailClaims for DynamoClaims<K> {
         let Inner { table, clock } = &*self.0;
         let now = clock.now();
         let update = table
-            .client
-            .update_item()
-            .table_name(&*table.name)
-            .set_key(Some(Key::claim(key).attributes()))
+            .update(&Key::claim(key))
             .update_expression("SET #holder = :holder, #held_until = :until, #ttl = :ttl")
             // Nobody's, or nobody's any more, or ours: which also makes a call that is repeated harmless.
             .condition_expression(
@@ -101,10 +98,7 @@ impl<K: Clock> MailClaims for DynamoClaims<K> {
         let Inner { table, clock } = &*self.0;
         let now = clock.now();
         let update = table
-            .client
-            .update_item()
-            .table_name(&*table.name)
-            .set_key(Some(Key::claim(key).attributes()))
+            .update(&Key::claim(key))
             .update_expression("SET #sent_at = if_not_exists(#sent_at, :now), #ttl = :ttl")
             .expression_attribute_names("#sent_at", SENT_AT)
             .expression_attribute_names("#ttl", TIME_TO_LIVE)
@@ -114,12 +108,10 @@ impl<K: Clock> MailClaims for DynamoClaims<K> {
     }
 
     async fn abandon(&self, key: &DeliveryKey, holder: &str) -> Outcome<()> {
-        let table = &self.0.table;
-        let delete = table
-            .client
-            .delete_item()
-            .table_name(&*table.name)
-            .set_key(Some(Key::claim(key).attributes()))
+        let delete = self
+            .0
+            .table
+            .delete(&Key::claim(key))
             .condition_expression("#holder = :holder AND attribute_not_exists(#sent_at)")
             .expression_attribute_names("#holder", HOLDER)
             .expression_attribute_names("#sent_at", SENT_AT)

@@ -148,7 +148,7 @@ impl<K: Clock, E: Entropy> Inner<K, E> {
     }
 
     fn update_state(&self, recipient: &RecipientKey) -> UpdateItemFluentBuilder {
-        self.table.client.update_item().table_name(&*self.table.name).set_key(Some(Key::state(recipient).attributes()))
+        self.table.update(&Key::state(recipient))
     }
 
     /// Writes the reverse item; one that is there keeps the row as it was registered, unless this `replaces` it.
@@ -158,7 +158,7 @@ impl<K: Clock, E: Entropy> Inner<K, E> {
         item.insert(USER.to_owned(), item::string(recipient.user.as_str()));
         item.insert(REGISTERED.to_owned(), to_map(row));
         item.insert(TIME_TO_LIVE.to_owned(), self.collect_at());
-        let mut put = self.table.client.put_item().table_name(&*self.table.name).set_item(Some(item));
+        let mut put = self.table.put(item);
         if !replaces {
             put = put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PARTITION_KEY);
         }
@@ -173,10 +173,7 @@ impl<K: Clock, E: Entropy> Inner<K, E> {
     async fn remove_owner(&self, recipient: &RecipientKey, id: &ConnectionId) -> Outcome<()> {
         let delete = self
             .table
-            .client
-            .delete_item()
-            .table_name(&*self.table.name)
-            .set_key(Some(Key::connection(id).attributes()))
+            .delete(&Key::connection(id))
             .condition_expression("#tenant = :tenant AND #user = :user")
             .expression_attribute_names("#tenant", TENANT)
             .expression_attribute_names("#user", USER)

@@ -47,10 +47,7 @@ pub(super) async fn raise_read<K: Clock, E: Entropy>(inbox: &Inner<K, E>, of: &R
 fn raise<K: Clock, E: Entropy>(inbox: &Inner<K, E>, of: &RecipientKey, mark: &str, to: Position) -> UpdateItemFluentBuilder {
     inbox
         .table
-        .client
-        .update_item()
-        .table_name(&*inbox.table.name)
-        .set_key(Some(Key::marks(of).attributes()))
+        .update(&Key::marks(of))
         .update_expression("SET #mark = :to, #position = :end")
         .expression_attribute_names("#mark", mark)
         .expression_attribute_names("#position", POSITION)

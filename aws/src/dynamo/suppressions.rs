@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use aws_sdk_dynamodb::types::ReturnValue;
 use futures_util::{StreamExt, stream};
 use recado_domain::address::AddressKey;
 use recado_domain::failure::Failure;
@@ -16,7 +15,6 @@ use super::item::{self, Item, Key};
 use super::table::{CONCURRENT_CALLS, Table};
 use super::{PARTITION_KEY, SORT_KEY};
 use crate::clients::Clients;
-use crate::failure::failure_of;
 
 const CAUSE: &str = "cause";
 const SINCE: &str = "since";
@@ -88,9 +86,7 @@ impl<K: Clock, E: Entropy> Inner<K, E> {
 
     /// Deletes one; says whether it was there. Where an answer is lost and the call repeated, it says no although it was.
     async fn delete(&self, address: AddressKey) -> Outcome<bool> {
-        let delete = self.table.client.delete_item().table_name(&*self.table.name).set_key(Some(Key::suppression(address).attributes()));
-        let answer = delete.return_values(ReturnValue::AllOld).send().await.map_err(|error| failure_of(&error))?;
-        Ok(answer.attributes.is_some_and(|there| !there.is_empty()))
+        Ok(self.table.take(&Key::suppression(address)).await?.is_some())
     }
 }
 

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::{BatchStatementRequest, BatchStatementResponse, KeysAndAttributes};
+use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
+use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{BatchStatementRequest, BatchStatementResponse, KeysAndAttributes, ReturnValue};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use futures_util::{StreamExt, stream};
@@ -73,6 +76,28 @@ impl Table {
     pub(crate) async fn get(&self, key: &Key) -> Outcome<Option<Item>> {
         let get = self.client.get_item().table_name(&*self.name).set_key(Some(key.attributes())).consistent_read(true);
         get.send().await.map(|answer| answer.item).map_err(|error| failure_of(&error))
+    }
+
+    /// Writes a whole item.
+    pub(crate) fn put(&self, item: Item) -> PutItemFluentBuilder {
+        self.client.put_item().table_name(&*self.name).set_item(Some(item))
+    }
+
+    /// Changes an item, or makes it.
+    pub(crate) fn update(&self, key: &Key) -> UpdateItemFluentBuilder {
+        self.client.update_item().table_name(&*self.name).set_key(Some(key.attributes()))
+    }
+
+    /// Deletes an item, if it is there.
+    pub(crate) fn delete(&self, key: &Key) -> DeleteItemFluentBuilder {
+        self.client.delete_item().table_name(&*self.name).set_key(Some(key.attributes()))
+    }
+
+    /// Deletes an item and answers it. DynamoDB hands it to one deletion alone; where that answer is lost and the call
+    /// repeated, nobody gets it.
+    pub(crate) async fn take(&self, key: &Key) -> Outcome<Option<Item>> {
+        let answer = self.delete(key).return_values(ReturnValue::AllOld).send().await.map_err(|error| failure_of(&error))?;
+        Ok(answer.attributes.filter(|item| !item.is_empty()))
     }
 
     /// Items by key, any number of them, in calls of [`BATCH_GETS`]. `attributes` are all that is wanted of each, beside its key;

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::ReturnValue;
 use jiff::Timestamp;
 use recado_domain::failure::Failure;
 use recado_domain::ids::{RecipientKey, TenantId, UserId};
@@ -68,10 +67,7 @@ impl<K: Clock> Tickets for DynamoTickets<K> {
         let table = &self.0.table;
         let collect = until.checked_add(COLLECT_AFTER).unwrap_or(Timestamp::MAX);
         let put = table
-            .client
-            .put_item()
-            .table_name(&*table.name)
-            .set_item(Some(Key::ticket(*key).attributes()))
+            .put(Key::ticket(*key).attributes())
             .item(TENANT, item::string(holder.recipient.tenant.as_str()))
             .item(USER, item::string(holder.recipient.user.as_str()))
             .item(TOKEN_EXPIRES_AT, item::moment(holder.token_expires_at))
@@ -80,15 +76,9 @@ impl<K: Clock> Tickets for DynamoTickets<K> {
         put.send().await.map(drop).map_err(|error| failure_of(&error))
     }
 
-    /// DynamoDB hands the deleted item to one deletion alone, so that two who bring the same ticket never both get it. Where that
-    /// answer is lost and the call repeated, the ticket is gone: its client asks for another.
+    /// Two who bring the same ticket never both get it. Where an answer is lost it is gone: its client asks for another.
     async fn redeem(&self, key: &TicketKey) -> Outcome<Option<TicketHolder>> {
         let Inner { table, clock } = &*self.0;
-        let delete = table.client.delete_item().table_name(&*table.name).set_key(Some(Key::ticket(*key).attributes()));
-        let answer = delete.return_values(ReturnValue::AllOld).send().await.map_err(|error| failure_of(&error))?;
-        match answer.attributes.filter(|item| !item.is_empty()) {
-            Some(item) => holder(&item, clock.now()),
-            None => Ok(None),
-        }
+        table.take(&Key::ticket(*key)).await?.map_or(Ok(None), |item| holder(&item, clock.now()))
     }
 }

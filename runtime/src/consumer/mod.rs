@@ -3,6 +3,8 @@
 //! Must not know: what a message means. A [`Handler`] says what each came to; the same handler serves a Lambda
 //! [`trigger`], where the platform polls and deletes.
 
+#[cfg(test)]
+mod by_body;
 mod settle;
 pub mod trigger;
 
@@ -215,41 +217,17 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
     use jiff::Timestamp;
     use recado_domain::ports::Outgoing;
     use recado_memory::{ManualClock, MemoryQueue, SeededEntropy};
     use tokio::task::JoinHandle;
 
+    use super::by_body::ByBody;
     use super::*;
 
     type TestQueue = MemoryQueue;
-
-    /// Answers by what a message says.
-    struct ByBody {
-        handled: AtomicUsize,
-    }
-
-    impl Handler for ByBody {
-        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
-            self.handled.fetch_add(batch.len(), Ordering::SeqCst);
-            let mut answers = Vec::new();
-            for message in &batch {
-                answers.push(match message.body.as_str() {
-                    "retry" => Disposition::Retry { after: None, reason: "not now".to_owned() },
-                    "reject" => Disposition::Reject { reason: "never".to_owned() },
-                    "panic" => panic!("as told"),
-                    "slow" => {
-                        tokio::time::sleep(Duration::from_secs(100)).await;
-                        Disposition::Done
-                    }
-                    _ => Disposition::Done,
-                });
-            }
-            answers
-        }
-    }
 
     struct Running {
         queue: Arc<TestQueue>,
@@ -267,7 +245,7 @@ mod tests {
             queue.send(&[message]).await.remove(0).unwrap();
         }
         let config = ConsumerConfig { batch: 1, wait: Duration::from_secs(1), ..ConsumerConfig::named("test") };
-        let handler = Arc::new(ByBody { handled: AtomicUsize::new(0) });
+        let handler = Arc::new(ByBody::default());
         let stop = CancellationToken::new();
         let task = tokio::spawn(consume(queue.clone(), handler.clone(), Arc::new(SeededEntropy::new(1)), config, stop.clone()));
         Running { queue, clock, handler, stop, task }

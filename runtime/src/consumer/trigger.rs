@@ -94,29 +94,7 @@ mod tests {
     use recado_memory::{ManualClock, MemoryQueue, SeededEntropy};
 
     use super::*;
-    use crate::consumer::Disposition;
-
-    /// Answers by what a message says.
-    struct ByBody;
-
-    impl Handler for ByBody {
-        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
-            let mut answers = Vec::new();
-            for message in &batch {
-                answers.push(match message.body.as_str() {
-                    "retry" => Disposition::Retry { after: None, reason: "not now".to_owned() },
-                    "reject" => Disposition::Reject { reason: "never".to_owned() },
-                    "panic" => panic!("as told"),
-                    "slow" => {
-                        tokio::time::sleep(Duration::from_secs(100)).await;
-                        Disposition::Done
-                    }
-                    _ => Disposition::Done,
-                });
-            }
-            answers
-        }
-    }
+    use crate::consumer::by_body::ByBody;
 
     struct World {
         trigger: Trigger<MemoryQueue, ByBody, SeededEntropy>,
@@ -133,7 +111,7 @@ mod tests {
         }
         let batch = queue.receive(10, Duration::ZERO, Duration::from_secs(180)).await.unwrap();
         assert_eq!(batch.len(), bodies.len());
-        let (handler, entropy, retry) = (Arc::new(ByBody), SeededEntropy::new(1), RetrySchedule::default());
+        let (handler, entropy, retry) = (Arc::new(ByBody::default()), SeededEntropy::new(1), RetrySchedule::default());
         World { trigger: Trigger { name: "test", queue, handler, entropy, retry, margin: Duration::from_secs(2) }, batch, clock }
     }
 

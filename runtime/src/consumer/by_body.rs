@@ -1,0 +1,34 @@
+//! A handler for tests, which does what the body of a message says. Must not know: who calls it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use recado_domain::ports::Received;
+
+use super::{Disposition, Handler};
+
+/// Answers by what a message says, and counts what it was handed.
+#[derive(Default)]
+pub(super) struct ByBody {
+    pub(super) handled: AtomicUsize,
+}
+
+impl Handler for ByBody {
+    async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+        self.handled.fetch_add(batch.len(), Ordering::SeqCst);
+        let mut answers = Vec::new();
+        for message in &batch {
+            answers.push(match message.body.as_str() {
+                "retry" => Disposition::Retry { after: None, reason: "not now".to_owned() },
+                "reject" => Disposition::Reject { reason: "never".to_owned() },
+                "panic" => panic!("as told"),
+                "slow" => {
+                    tokio::time::sleep(Duration::from_secs(100)).await;
+                    Disposition::Done
+                }
+                _ => Disposition::Done,
+            });
+        }
+        answers
+    }
+}
