@@ -1,40 +1,35 @@
 //! The ports on AWS, on the local AWS that `cargo xtask test` starts (`RECADO_TEST_AWS` is its URL).
 //!
-//! Each backend is an account of its own: the access key id is the account there. Where the local one knows less than
-//! AWS, what is missing is asked for under `/_recado` (infra/local/emulator.py). Must not know: the contracts.
+//! Each backend is an account of its own. Must not know: the contracts.
 
 use std::time::Duration;
 
-use aws_config::Region;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, LocalSecondaryIndex, Projection, ProjectionType, ScalarAttributeType,
 };
-use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::types::QueueAttributeName;
-use base64::prelude::{BASE64_STANDARD, Engine};
 use jiff::Timestamp;
 use recado_aws::dynamo::{self, DynamoClaims, DynamoConnections, DynamoInbox, DynamoSuppressions, DynamoTickets};
 use recado_aws::{Clients, GatewaySockets, SesMailer, SnsBus, SqsDeadLetters, SqsQueue};
 use recado_domain::connection::CloseReason;
 use recado_domain::ids::ConnectionId;
-use recado_domain::ports::{Clock, Entropy};
+use recado_domain::ports::Clock;
 use recado_memory::{ManualClock, SeededEntropy};
-use recado_runtime::system::{SystemClock, SystemEntropy};
+use recado_runtime::system::SystemClock;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_tungstenite::connect_async;
 
 use super::backend::{Backend, Mail, SocketPeer};
-use crate::harness::{DEADLINE, eventually};
+use crate::harness::{Account, DEADLINE, eventually};
 
-const REGION: &str = "us-east-1";
 /// The name of every backend's table.
 pub const TABLE: &str = "recado";
 const STAGE: &str = "live";
 
 /// Everything in one account of a local AWS.
 pub struct Aws {
-    local: Local,
+    local: Account,
     clients: Clients,
     clock: ManualClock,
     bus: SnsBus,
@@ -53,39 +48,9 @@ pub struct Aws {
     opened: Mutex<Vec<String>>,
 }
 
-/// The local AWS, as one account sees it.
-struct Local {
-    http: reqwest::Client,
-    endpoint: String,
-    account: String,
-}
-
-impl Local {
-    fn new() -> Self {
-        let endpoint = std::env::var("RECADO_TEST_AWS").expect("RECADO_TEST_AWS: start these tests by `cargo xtask test`");
-        let account = format!("{:012}", SystemEntropy.next_u64() % 1_000_000_000_000);
-        let http = reqwest::Client::builder().timeout(DEADLINE).build().expect("a client without TLS settings");
-        Self { http, endpoint, account }
-    }
-
-    async fn clients(&self) -> Clients {
-        let credentials = Credentials::new(&self.account, "test", None, None, "test");
-        let loader = Clients::loader().endpoint_url(&self.endpoint).region(Region::new(REGION)).credentials_provider(credentials);
-        Clients::from_sdk(loader.load().await)
-    }
-
-    /// What tests ask for beyond AWS.
-    async fn ask(&self, request: reqwest::RequestBuilder) -> Value {
-        let answer = request.send().await.and_then(reqwest::Response::error_for_status).expect("the local AWS answers");
-        answer.json().await.expect("the local AWS answers JSON")
-    }
-
-    /// An operation of API Gateway, which has no SDK here. Nobody checks the signature; its credential names the account.
-    async fn gateway(&self, path: &str, body: &Value) -> Value {
-        let scope = format!("{}/20260101/{REGION}/apigateway/aws4_request", self.account);
-        let signature = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0");
-        self.ask(self.http.post(format!("{}{path}", self.endpoint)).header("authorization", signature).json(body)).await
-    }
+/// An operation of API Gateway.
+async fn gateway(local: &Account, path: &str, body: &Value) -> Value {
+    local.ask(local.signed("apigateway", local.http.post(format!("{}{path}", local.endpoint)).json(body))).await
 }
 
 impl Aws {
@@ -145,11 +110,11 @@ async fn create_table(clients: &Clients) {
 }
 
 /// A WebSocket API without routes accepts whoever comes.
-async fn create_api(local: &Local) -> String {
+async fn create_api(local: &Account) -> String {
     let api = json!({"name": "sockets", "protocolType": "WEBSOCKET", "routeSelectionExpression": "$request.body.type"});
-    let created = local.gateway("/v2/apis", &api).await;
+    let created = gateway(local, "/v2/apis", &api).await;
     let id = created["apiId"].as_str().expect("an API has an id").to_owned();
-    local.gateway(&format!("/v2/apis/{id}/stages"), &json!({"stageName": STAGE})).await;
+    gateway(local, &format!("/v2/apis/{id}/stages"), &json!({"stageName": STAGE})).await;
     id
 }
 
@@ -171,7 +136,7 @@ impl Backend for Aws {
     type Peer = SocketPeer;
 
     async fn fresh() -> Self {
-        let local = Local::new();
+        let local = Account::new();
         let clients = local.clients().await;
         let queues = ["inbox", "inbox-dead-letters", "email", "email-dead-letters"].map(|name| queue(&clients, name));
         let (queues, (), api, ()) =
@@ -202,8 +167,7 @@ impl Backend for Aws {
 
     async fn advance(&self, by: Duration) {
         self.clock.advance(by);
-        let asked = json!({"account": self.local.account, "seconds": by.as_secs_f64()});
-        self.local.ask(self.local.http.post(format!("{}/_recado/advance", self.local.endpoint)).json(&asked)).await;
+        self.local.advance(by).await;
     }
 
     fn now(&self) -> Timestamp {
@@ -262,16 +226,7 @@ impl Backend for Aws {
     }
 
     async fn mails(&self) -> Vec<Mail> {
-        let asked = self.local.http.get(format!("{}/_recado/mails?account={}", self.local.endpoint, self.local.account));
-        let Value::Array(mails) = self.local.ask(asked).await else { panic!("a list of mails") };
-        mails
-            .iter()
-            .map(|mail| {
-                let text = |value: &Value| value.as_str().expect("text").to_owned();
-                let message = BASE64_STANDARD.decode(text(&mail["message"])).expect("base64");
-                (text(&mail["from"]), text(&mail["to"][0]), message)
-            })
-            .collect()
+        self.local.mails().await.into_iter().map(|mail| (mail.from, mail.to, mail.message)).collect()
     }
 
     fn sockets(&self) -> &GatewaySockets {

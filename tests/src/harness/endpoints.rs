@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use recado_domain::ids::{TenantId, UserId};
 use recado_domain::ports::Clock;
-use recado_runtime::auth::DevelopmentKey;
+use recado_runtime::auth::{DevelopmentKey, sign};
 use recado_runtime::system::SystemClock;
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -24,6 +24,8 @@ use super::{Client, DEADLINE, Tested, eventually};
 pub enum Issuer {
     /// The key of a folder in development.
     Development(DevelopmentKey),
+    /// A secret that the deployment was told.
+    Secret(String),
     /// Somebody this deployment was told of, whom the test has to ask itself.
     Elsewhere,
 }
@@ -37,6 +39,7 @@ impl Issuer {
         let (user, now) = (UserId::new(user)?, SystemClock.now());
         match self {
             Self::Development(key) => Ok(key.mint(&user, &TenantId::default(), lasting, now)),
+            Self::Secret(secret) => Ok(sign(secret.as_bytes(), &user, &TenantId::default(), lasting, now)?),
             Self::Elsewhere => bail!("this deployment trusts an issuer of the test's own: connect with its token"),
         }
     }

@@ -16,15 +16,20 @@ use tokio::time::timeout;
 
 use super::{DEADLINE, Endpoints, Issuer, Tested};
 
-/// A binary under test, which the test runner built beside this one.
+/// The `recado` command under test.
 ///
 /// # Errors
 /// When it is not there.
 pub fn binary() -> anyhow::Result<PathBuf> {
+    built("recado")
+}
+
+/// A binary under test, which the test runner built beside this one.
+pub(super) fn built(name: &str) -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe()?;
     // Tests run from target/<profile>/deps, the load from target/<profile>.
-    let found = here.ancestors().skip(1).take(2).map(|folder| folder.join("recado")).find(|binary| binary.is_file());
-    found.with_context(|| format!("no `recado` beside {}; run `cargo xtask test`, which builds it first", here.display()))
+    let found = here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|binary| binary.is_file());
+    found.with_context(|| format!("no `{name}` beside {}; run `cargo xtask test`, which builds it first", here.display()))
 }
 
 /// A command of a binary under test, deaf to the settings of whoever runs the tests. Killed when it is dropped.
