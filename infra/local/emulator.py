@@ -7,6 +7,9 @@ What it adds to ministack:
 * nothing waits for a delayed acknowledgement of TCP (40 ms a Lambda call otherwise);
 * the clock of SQS can be set forward for one account, so that tests of leases and delays wait for nothing:
   POST /_recado/advance {"account": "000000000001", "seconds": 3600};
+* the functions of one account can be ended when nobody needs them any more: POST /_recado/forget {"account": "000000000001"};
+* a WebSocket opens with the subprotocol that the function of `$connect` answers with, as on AWS ("WebSocket APIs that require
+  a subprotocol" in the API Gateway Developer Guide);
 * an HTTP API answers whoever asks, in whatever account it is;
 * where it enforces IAM, requests count as encrypted in transit: there is no TLS here, and the template's policies refuse what came without.
 
@@ -15,6 +18,7 @@ It ends with its parent's standard input, so that nothing is left over when whoe
 
 import argparse
 import contextlib
+import contextvars
 import json
 import os
 import pathlib
@@ -101,6 +105,9 @@ class KeptMails:
     def of(self, account):
         return self._mails.get(account, [])
 
+    def forget(self, account):
+        self._mails.pop(account, None)
+
 
 def with_routes(app, routes):
     """Answers what Recado's tests ask for, and passes everything else on."""
@@ -120,6 +127,43 @@ def with_routes(app, routes):
         await send({"type": "http.response.body", "body": answer})
 
     return wrapped
+
+
+class Subprotocols:
+    """Hands the answer of a function of `$connect` on to the handshake, which ministack leaves without one."""
+
+    def __init__(self, apigateway):
+        self._invoke = apigateway._invoke_ws_lambda
+        self._answer = contextvars.ContextVar("answer")
+
+    async def invoke(self, *given, **named):
+        answer = await self._invoke(*given, **named)
+        if "CONNECT" in given:
+            self._answer.set(answer or {})
+        return answer
+
+    def wrap(self, app):
+        async def wrapped(scope, receive, send):
+            async def opening(message):
+                headers = self._answer.get({}).get("headers") or {}
+                chosen = next((value for name, value in headers.items() if name.lower() == "sec-websocket-protocol"), None)
+                if message["type"] == "websocket.accept" and chosen:
+                    message = {**message, "subprotocol": chosen}
+                await send(message)
+
+            await app(scope, receive, opening if scope["type"] == "websocket" else send)
+
+        return wrapped
+
+
+def end_functions(runtime, functions, account):
+    """Nothing polls for them any more, and their processes end; in a thread, since that takes up to two seconds."""
+    for mapping in [key for key in list(functions._esms._data) if key[0] == account]:
+        functions._esms._data.pop(mapping, None)
+    with runtime._lock:
+        pools = [key for key in runtime._workers if key.startswith(f"{account}:")]
+        workers = [worker for key in pools for worker in runtime._workers.pop(key)]
+    threading.Thread(target=runtime.kill_workers, args=(workers,), daemon=True).start()
 
 
 def scope_of(apigateway, api):
@@ -151,7 +195,8 @@ def main():
 
     import ministack.app
     from ministack.core.responses import get_account_id
-    from ministack.services import apigateway, ses, sqs
+    from ministack.core import lambda_runtime
+    from ministack.services import apigateway, lambda_svc, ses, sqs
 
     if given.auth:
         pin = ministack.app.pin_request_origin
@@ -160,14 +205,22 @@ def main():
     sqs.time = ShiftedTime(get_account_id)
     mails = KeptMails(ses, get_account_id)
     ses._send_raw_email = mails.send
+
+    def forget(asked):
+        mails.forget(asked["account"])
+        end_functions(lambda_runtime, lambda_svc, asked["account"])
+
     routes = {
+        "/_recado/forget": forget,
         "/_recado/advance": lambda asked: sqs.time.advance(asked["account"], float(asked["seconds"])),
         "/_recado/mails": lambda asked: mails.of(asked["account"]),
         "/_recado/connections": lambda asked: [
             connection for connection, record in apigateway._ws_connections.items() if record.get("apiId") == asked["api"]
         ],
     }
-    ministack.app.app = with_routes(ministack.app.app, routes)
+    subprotocols = Subprotocols(apigateway)
+    apigateway._invoke_ws_lambda = subprotocols.invoke
+    ministack.app.app = subprotocols.wrap(with_routes(ministack.app.app, routes))
     sys.argv = sys.argv[:1]
     threading.Thread(target=end_with_parent, daemon=True).start()
     threading.Thread(target=announce, args=(port,), daemon=True).start()

@@ -50,6 +50,11 @@ impl Python {
         Ok(Self(python))
     }
 
+    /// Its interpreter.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Runs a program of `infra/local` with it.
     pub(crate) fn command(&self, arguments: &[&str]) -> Result<Command> {
         Ok(command(text(&self.0)?, arguments))
@@ -135,7 +140,7 @@ fn signal(name: &str, group: u32) {
 }
 
 /// Where everything of the local AWS is kept.
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     // A relative one is meant from the workspace's root, where cargo runs us.
     steps::root().join(target).join("local-aws")

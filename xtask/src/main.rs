@@ -90,10 +90,15 @@ fn test(nextest: &[String]) -> Result<()> {
     // its own package. One build with the features of the whole workspace; the run below finds everything made.
     steps.run("build", &mut cargo(&["build", "--workspace", "--all-features", "--bins", "--tests"]))?;
     // One for the whole run: each test is an account of its own on it.
-    let local_aws = python.map(|python| Emulator::start(&python, false)).transpose()?;
+    let local_aws = python.as_ref().map(|python| Emulator::start(python, false)).transpose()?;
     let mut run = cargo(&["nextest", "run", "--workspace", "--all-features"]);
-    match &local_aws {
-        Some(emulator) => run.env("RECADO_TEST_AWS", &emulator.endpoint),
+    match python.as_ref().zip(local_aws.as_ref()) {
+        Some((python, emulator)) => {
+            // Beside those to be deployed, which take longer to build.
+            let packages = emulator::folder().join("package");
+            package::zip_all(Profile::Emulator, Arch::of_this_machine(), &packages)?;
+            run.env("RECADO_TEST_AWS", &emulator.endpoint).env("RECADO_TEST_PYTHON", python.path()).env("RECADO_TEST_PACKAGES", packages)
+        }
         None => run.args(["--profile", "without-aws"]),
     };
     if in_ci() {

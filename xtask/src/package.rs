@@ -80,7 +80,14 @@ pub(crate) fn package(profile: Profile, arch: Arch) -> Result<()> {
     can_build(arch)?;
     steps.run("build", &mut build(profile, arch))?;
     let folder = packages();
-    fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    zip_all(profile, arch, &folder)?;
+    steps.summary();
+    Ok(())
+}
+
+/// Zips what was built into a folder, and says how large it is.
+pub(crate) fn zip_all(profile: Profile, arch: Arch, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     println!("\n{:<16} {:>12} {:>12}  newest glibc", "function", "program", "zip");
     for (name, binary) in FUNCTIONS {
         let program = stripped(&built(profile, arch).join(binary), profile, arch, &folder.join(format!("{name}.bootstrap")))?;
@@ -97,7 +104,6 @@ pub(crate) fn package(profile: Profile, arch: Arch) -> Result<()> {
         fs::remove_file(&program).with_context(|| format!("{} cannot be removed", program.display()))?;
     }
     println!("\nin {}\n", folder.display());
-    steps.summary();
     Ok(())
 }
 

@@ -118,10 +118,6 @@ async fn create_api(local: &Account) -> String {
     id
 }
 
-async fn verify_senders(clients: &Clients) {
-    clients.ses.verify_domain_identity().domain("example.com").send().await.expect("an identity is verified");
-}
-
 impl Backend for Aws {
     type Bus = SnsBus;
     type Queue = SqsQueue;
@@ -140,7 +136,7 @@ impl Backend for Aws {
         let clients = local.clients().await;
         let queues = ["inbox", "inbox-dead-letters", "email", "email-dead-letters"].map(|name| queue(&clients, name));
         let (queues, (), api, ()) =
-            tokio::join!(futures_util::future::join_all(queues), create_table(&clients), create_api(&local), verify_senders(&clients));
+            tokio::join!(futures_util::future::join_all(queues), create_table(&clients), create_api(&local), Account::verify_senders(&clients));
         let topic = topic(&clients, &queues[0], &queues[2]).await;
         // Real time, since the local AWS collects by `ttl`; from here on it stands.
         let (clock, entropy) = (ManualClock::new(SystemClock.now()), SeededEntropy::new(7));
@@ -238,11 +234,7 @@ impl Backend for Aws {
         let mut opened = self.opened.lock().await;
         let address = self.local.endpoint.replace("http://", "ws://");
         let (socket, _) = connect_async(format!("{address}/_aws/execute-api/{}/{STAGE}", self.api)).await.expect("the API accepts");
-        let new = async || {
-            let asked = self.local.http.get(format!("{}/_recado/connections?api={}", self.local.endpoint, self.api));
-            let open: Vec<String> = serde_json::from_value(self.local.ask(asked).await)?;
-            Ok(open.into_iter().find(|id| !opened.contains(id)))
-        };
+        let new = async || Ok(self.local.connections(&self.api).await.into_iter().find(|id| !opened.contains(id)));
         let id = eventually("the socket is open", new).await.expect("it opens");
         opened.push(id.clone());
         (ConnectionId::new(id).expect("a valid id"), SocketPeer(socket))

@@ -35,6 +35,7 @@ pub async fn a_plain_client_gets_what_is_pending_once_and_then_what_comes<D: Dep
     recado.publish(&event(&["alice"], "live")).await?;
     assert_eq!(titles(&plain.live_items(1).await?), ["live"]);
     plain.leave().await?;
+    recado.alone().await?;
     // Both were settled by a post that arrived: only what came since is pending for the next connection.
     recado.publish(&event(&["alice"], "later")).await?;
     recado.inbox_of("alice", 3).await?;

@@ -39,7 +39,7 @@ pub async fn an_oversized_message_does_not_disturb_other_sockets<D: Deployment>(
     if D::EXPECTED.oversized_closes {
         assert_eq!(alice.closed().await?.0, CloseReason::TooLarge.code());
     } else {
-        assert_eq!(alice.next("error").await?["code"], "invalid_frame");
+        assert_eq!(alice.next("error").await?["code"], "limit_exceeded");
     }
     recado.publish(&event(&["bob"], "still here")).await?;
     assert_eq!(titles(&bob.live_items(1).await?), ["still here"]);

@@ -60,12 +60,7 @@ impl Account {
 
     /// What makes any AWS tool work in this account.
     pub fn environment(&self) -> [(&'static str, &str); 4] {
-        [
-            ("AWS_ENDPOINT_URL", &self.endpoint),
-            ("AWS_REGION", REGION),
-            ("AWS_ACCESS_KEY_ID", &self.id),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-        ]
+        [("AWS_ENDPOINT_URL", &self.endpoint), ("AWS_REGION", REGION), ("AWS_ACCESS_KEY_ID", &self.id), ("AWS_SECRET_ACCESS_KEY", "test")]
     }
 
     /// Clients of this account.
@@ -90,10 +85,27 @@ impl Account {
         request.header("authorization", format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"))
     }
 
+    /// Allows mail from example.com.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn verify_senders(clients: &Clients) {
+        clients.ses.verify_domain_identity().domain("example.com").send().await.expect("an identity is verified");
+    }
+
     /// Sets the clock of the account's queues forward.
     pub async fn advance(&self, by: Duration) {
         let asked = json!({ "account": self.id, "seconds": by.as_secs_f64() });
         self.ask(self.http.post(format!("{}/_recado/advance", self.endpoint)).json(&asked)).await;
+    }
+
+    /// The connections that a WebSocket API has open.
+    ///
+    /// # Panics
+    /// When the answer is no list of them.
+    pub async fn connections(&self, api: &str) -> Vec<String> {
+        let asked = self.ask(self.http.get(format!("{}/_recado/connections?api={api}", self.endpoint))).await;
+        serde_json::from_value(asked).expect("a list of connections")
     }
 
     /// Everything that was handed over to SES, oldest first.
@@ -119,7 +131,8 @@ impl Drop for Account {
     fn drop(&mut self) {
         let address = self.endpoint.trim_start_matches("http://");
         let body = json!({ "account": self.id }).to_string();
-        let head = format!("POST /_recado/forget HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head =
+            format!("POST /_recado/forget HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
         if let Ok(mut stream) = TcpStream::connect(address) {
             stream.set_read_timeout(Some(Duration::from_secs(10))).ok();
             stream.write_all(format!("{head}{body}").as_bytes()).ok();

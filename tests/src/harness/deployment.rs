@@ -33,6 +33,10 @@ pub trait Deployment: Sized + Deref<Target = Endpoints> {
     /// Runs a `recado` command of its operator, to its end.
     fn run(&self, args: &[&str]) -> impl Future<Output = anyhow::Result<Ended>>;
 
+    /// Waits until nobody is connected to the gateway. A post that it takes for a client that has just left reaches nobody, and
+    /// settles an entry of a plain client all the same (R7).
+    fn alone(&self) -> impl Future<Output = Tested>;
+
     /// Waits until so many mails left it.
     fn mails(&self, count: usize) -> impl Future<Output = anyhow::Result<Vec<Mail>>>;
 }

@@ -53,6 +53,14 @@ impl Deployment for Embedded {
         Ended::of(command).await
     }
 
+    async fn alone(&self) -> Tested {
+        eventually("nobody is connected", async || {
+            let metrics = self.http.get(format!("{}/metrics", self.url)).send().await?.error_for_status()?.text().await?;
+            Ok(metrics.lines().any(|line| line == "recado_sockets_open 0").then_some(()))
+        })
+        .await
+    }
+
     async fn mails(&self, count: usize) -> anyhow::Result<Vec<Mail>> {
         let captured = eventually(&format!("{count} mails"), async || {
             let answer: Value = self.http.get(format!("{}/mail.json", self.url)).send().await?.error_for_status()?.json().await?;

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use mail_parser::MessageParser;
@@ -32,7 +31,6 @@ pub type Parameters<'a> = &'a [(&'a str, &'a str)];
 const TOKEN_SECRET: &str = "a secret of the tests, at least 32 bytes long";
 /// What may publish over HTTP.
 const PUBLISH_KEY: &str = "0123456789abcdef0123456789abcdef";
-const STACK: &str = "recado";
 
 /// A deployed stack. What was started for it ends with it.
 pub struct Stack {
@@ -68,6 +66,7 @@ impl Stack {
     /// # Errors
     /// When the stack does not come up.
     pub async fn deploy_into(account: Account, parameters: Parameters<'_>) -> anyhow::Result<Self> {
+        Account::verify_senders(&account.clients().await).await;
         let outputs = deployed(&account, parameters).await?;
         let file = NamedTempFile::new()?;
         std::fs::write(file.path(), serde_json::to_vec(&outputs)?)?;
@@ -172,7 +171,9 @@ async fn deployed(account: &Account, parameters: Parameters<'_>) -> anyhow::Resu
     let mut deploy = Command::new(variable("RECADO_TEST_PYTHON")?);
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/local/deploy.py");
     let sockets = format!("{}/_aws/execute-api", account.endpoint);
-    deploy.arg(program).args(["--endpoint", &account.endpoint, "--account", &account.id, "--stack", STACK]);
+    // Of its own name, since the local AWS ends the functions of the same name in every account when one is deployed.
+    let stack = format!("recado-{}", account.id);
+    deploy.arg(program).args(["--endpoint", &account.endpoint, "--account", &account.id, "--stack", &stack]);
     deploy.arg("--package-dir").arg(PathBuf::from(variable("RECADO_TEST_PACKAGES")?));
     let common = [
         ("DispatcherMode", "external"),
@@ -231,6 +232,12 @@ impl Deployment for Stack {
         let mut command = command(binary()?);
         command.envs(self.account.environment()).env("RECADO_STACK", self.file.path()).args(args);
         Ended::of(command).await
+    }
+
+    async fn alone(&self) -> Tested {
+        // …/API/STAGE
+        let api = self.output("SocketsEndpoint")?.rsplit('/').nth(1).context("the endpoint names no API")?;
+        eventually("nobody is connected", async || Ok(self.account.connections(api).await.is_empty().then_some(()))).await
     }
 
     async fn mails(&self, count: usize) -> anyhow::Result<Vec<Mail>> {
