@@ -276,13 +276,11 @@ def dead_letters_outlast_their_queues(template, _source):
 @functools.cache
 def attempts(root=ROOT):
     """How often the consumers try, as the source says: of most queues, and of the one with mail."""
-    most = re.search(r"max_attempts: (\d+)", (root / "runtime/src/backoff.rs").read_text(encoding="utf-8").split("impl Default for RetrySchedule")[1])
-    mail = [
-        int(found)
-        for path in root.glob("*/src/**/*.rs")
-        for found in re.findall(r"MAIL_RETRY: RetrySchedule =\s*RetrySchedule \{[^}]*max_attempts: (\d+)", path.read_text(encoding="utf-8"))
-    ]
-    return int(most.group(1)), max(mail)
+    def of(file, schedule):
+        text = (root / file).read_text(encoding="utf-8").split(schedule)[1]
+        return int(re.search(r"max_attempts: (\d+)", text).group(1))
+
+    return of("runtime/src/backoff.rs", "impl Default for RetrySchedule"), of("email-worker/src/operator.rs", "RETRY: RetrySchedule =")
 
 
 def consumers_reject_before_the_queue_does(template, _source):
