@@ -110,7 +110,7 @@ fn arrows_run_one_way() {
             "recado-runtime" => vec!["recado-domain"],
             _ if ADAPTERS.contains(&name) || ROOMS.contains(&name) => lower.to_vec(),
             "recado-cli" => [&lower[..], &["recado-embedded"], &ROOMS].concat(),
-            "recado-tests" => continue,
+            "recado-tests" | "recado-simulation" => continue,
             // An example is an application: it sees what applications see.
             _ if name.ends_with("-example") => vec!["recado-producer", "recado-domain"],
             _ => {

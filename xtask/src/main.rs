@@ -41,6 +41,12 @@ enum Chore {
         #[arg(default_value_t = 100_000)]
         events: u32,
     },
+    /// Runs the rooms under seeded faults and virtual time, in release on all cores; tells the story of a seed that fails.
+    Simulate {
+        /// Passed on, such as `--seeds 100000`, `--start 5000`, or `--seed 42` for the whole story of one.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Writes the JSON Schemas of events and frames from the Rust types into schemas/.
     Schemas {
         /// Writes nothing; fails where a file is not what the types say.
@@ -55,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Test { nextest } => test(&nextest),
         Chore::Bench { events } => bench(events),
+        Chore::Simulate { arguments } => simulate(&arguments),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
     };
@@ -127,6 +134,15 @@ fn bench(events: u32) -> Result<()> {
         "load",
         &mut cargo(&["run", "--release", "--quiet", "--package", "recado-tests", "--bin", "recado-load", "--", &events.to_string()]),
     )?;
+    steps.summary();
+    Ok(())
+}
+
+/// In release: a seed takes a tenth of the time.
+fn simulate(arguments: &[String]) -> Result<()> {
+    let mut steps = Steps::new("simulate");
+    let mut run = cargo(&["run", "--release", "--quiet", "--package", "recado-simulation", "--"]);
+    steps.run("simulation", run.args(arguments))?;
     steps.summary();
     Ok(())
 }

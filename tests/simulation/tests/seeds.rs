@@ -1,0 +1,147 @@
+//! Runs that every change has to pass: two thousand seeds, the seeds that found something once, and rules broken on purpose.
+//!
+//! More seeds: `cargo xtask simulate`. Must not know: how a run works.
+
+use std::ops::Range;
+
+use recado_simulation::{Breakage, Scenario, run};
+
+/// Seeds that broke a promise once, each with what it was. A seed that means something else after a change of the generator is
+/// no proof any more: write its scenario by hand then.
+const PINNED: [(u64, &str); 0] = [];
+
+fn hold(seeds: Range<u64>) {
+    for seed in seeds {
+        let report = run(Scenario::of(seed), None, false);
+        assert!(
+            report.violations.is_empty(),
+            "seed {seed} breaks a promise; `cargo xtask simulate --seed {seed}` tells its story:\n  {}",
+            report.violations.join("\n  ")
+        );
+    }
+}
+
+// Four tests, so that they run beside each other.
+
+#[test]
+fn seeds_up_to_500_keep_every_promise() {
+    hold(0..500);
+}
+
+#[test]
+fn seeds_from_500_keep_every_promise() {
+    hold(500..1_000);
+}
+
+#[test]
+fn seeds_from_1000_keep_every_promise() {
+    hold(1_000..1_500);
+}
+
+#[test]
+fn seeds_from_1500_keep_every_promise() {
+    hold(1_500..2_000);
+}
+
+#[test]
+fn seeds_that_found_something_find_nothing_any_more() {
+    for (seed, what) in PINNED {
+        let report = run(Scenario::of(seed), None, false);
+        assert!(report.violations.is_empty(), "seed {seed} ({what}): {:?}", report.violations);
+    }
+}
+
+#[test]
+fn the_same_seed_tells_the_same_story() {
+    for seed in (0..2_000).step_by(97) {
+        let told = || run(Scenario::of(seed), None, true);
+        let (once, again) = (told(), told());
+        let differs = once.trace.iter().zip(&again.trace).find(|(one, other)| one != other);
+        assert!(differs.is_none() && once.trace.len() == again.trace.len(), "seed {seed} differs from itself: {differs:?}");
+        assert!(once.trace.len() > 50, "seed {seed} tells {} lines", once.trace.len());
+    }
+}
+
+/// Looks for a seed in which a rule that is broken on purpose is noticed as the breach of one of these.
+fn noticed(breakage: Breakage, scenario: fn(u64) -> Scenario, promises: &[&str]) {
+    // Most are noticed within twenty; those that need a race, within a hundred.
+    let found = (0..600).find_map(|seed| {
+        let violations = run(scenario(seed), Some(breakage), false).violations;
+        violations.iter().any(|violation| promises.iter().any(|promise| violation.starts_with(promise))).then_some(seed)
+    });
+    let seed = found.unwrap_or_else(|| panic!("{breakage:?} breaks none of {promises:?} in 600 seeds"));
+    assert!(run(scenario(seed), None, false).violations.is_empty(), "seed {seed} fails without {breakage:?} too");
+}
+
+#[test]
+fn frames_before_entries_are_noticed() {
+    noticed(Breakage::AnswersBeforeItStores, Scenario::of, &["R1:"]);
+}
+
+#[test]
+fn a_lookup_that_is_not_consistent_is_noticed() {
+    noticed(Breakage::CachedLookup, Scenario::of, &["at once:"]);
+}
+
+#[test]
+fn an_ack_before_its_message_is_settled_is_noticed() {
+    noticed(Breakage::AcksOnReceive, Scenario::of, &["P1:"]);
+}
+
+#[test]
+fn a_connection_without_proof_is_noticed() {
+    noticed(Breakage::LiveAtOnce, Scenario::of, &["at once:", "stuck:"]);
+}
+
+#[test]
+fn a_lost_row_that_no_sync_writes_anew_is_noticed() {
+    noticed(Breakage::SyncCreatesNothing, Scenario::of, &["at once:"]);
+}
+
+#[test]
+fn a_resume_without_overlap_is_noticed() {
+    noticed(Breakage::NoOverlap, Scenario::crowded, &["P3:"]);
+}
+
+#[test]
+fn a_late_entry_that_is_not_stamped_again_is_noticed() {
+    noticed(Breakage::ForgetsStamps, Scenario::crowded, &["P3:"]);
+}
+
+#[test]
+fn a_pending_mark_that_hurries_ahead_is_noticed() {
+    noticed(Breakage::PendingMarkAhead, Scenario::crowded, &["R7:"]);
+}
+
+#[test]
+fn an_entry_that_is_born_read_is_noticed() {
+    noticed(Breakage::ReadsWhatIsInFlight, Scenario::crowded, &["R8:"]);
+}
+
+#[test]
+fn a_dead_letter_that_is_dropped_is_noticed() {
+    noticed(Breakage::DropsRejected, Scenario::of, &["P1:"]);
+}
+
+#[test]
+fn a_frame_for_somebody_else_is_noticed() {
+    noticed(Breakage::PostsToOthers, Scenario::of, &["P5:"]);
+}
+
+#[test]
+fn a_second_mail_without_excuse_is_noticed() {
+    noticed(Breakage::ClaimsAreFree, Scenario::of, &["mail:"]);
+}
+
+#[test]
+fn a_notification_with_two_ids_is_noticed() {
+    noticed(Breakage::ForgetsWhatIsThere, Scenario::of, &["P5:"]);
+}
+
+#[test]
+fn no_way_to_break_a_rule_is_left_out_above() {
+    let here = include_str!("seeds.rs");
+    for breakage in Breakage::ALL {
+        assert!(here.contains(&format!("noticed(Breakage::{breakage:?},")), "{breakage:?} has no test here");
+    }
+}
