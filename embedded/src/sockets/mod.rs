@@ -101,9 +101,9 @@ pub struct SocketOptions {
     pub origins: Origins,
     /// Sockets open or opening at the same time; one more is refused with 503.
     pub max_sockets: usize,
-    /// Messages and pings a client may send a second, sustained.
+    /// Messages, pings and pongs a client may send a second, sustained.
     pub client_frames_per_second: u32,
-    /// Messages and pings a client may send at once after a quiet time.
+    /// Messages, pings and pongs a client may send at once after a quiet time.
     pub client_frames_burst: u32,
     /// How often the server pings; a peer not heard of for two and a half times as long is dead.
     pub ping_every: Duration,
