@@ -135,8 +135,12 @@ impl Backend for Aws {
         let local = Account::new();
         let clients = local.clients().await;
         let queues = ["inbox", "inbox-dead-letters", "email", "email-dead-letters"].map(|name| queue(&clients, name));
-        let (queues, (), api, ()) =
-            tokio::join!(futures_util::future::join_all(queues), create_table(&clients), create_api(&local), Account::verify_senders(&clients));
+        let (queues, (), api, ()) = tokio::join!(
+            futures_util::future::join_all(queues),
+            create_table(&clients),
+            create_api(&local),
+            Account::verify_senders(&clients)
+        );
         let topic = topic(&clients, &queues[0], &queues[2]).await;
         // Real time, since the local AWS collects by `ttl`; from here on it stands.
         let (clock, entropy) = (ManualClock::new(SystemClock.now()), SeededEntropy::new(7));
