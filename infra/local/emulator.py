@@ -1,6 +1,6 @@
 """Starts ministack, an emulator of AWS, on a free port of this machine; prints one line of JSON when it answers.
 
-    python emulator.py --state DIR [--port N] [--auth]
+    python emulator.py --state DIR [--port N] [--auth] [--persist]
 
 What it adds to ministack:
 
@@ -8,6 +8,8 @@ What it adds to ministack:
 * the clock of SQS can be set forward for one account, so that tests of leases and delays wait for nothing:
   POST /_recado/advance {"account": "000000000001", "seconds": 3600};
 * the functions of one account can be ended when nobody needs them any more: POST /_recado/forget {"account": "000000000001"};
+* the functions of one account can be told another endpoint than this one, such as a proxy before it:
+  POST /_recado/endpoint {"account": "000000000001", "endpoint": "http://127.0.0.1:4567"};
 * a WebSocket opens with the subprotocol that the function of `$connect` answers with, as on AWS ("WebSocket APIs that require
   a subprotocol" in the API Gateway Developer Guide);
 * an HTTP API answers whoever asks, in whatever account it is;
@@ -36,6 +38,7 @@ def arguments():
     parser.add_argument("--state", required=True, type=pathlib.Path, help="a folder of its own; made when it is missing")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--auth", action="store_true", help="enforce IAM")
+    parser.add_argument("--persist", action="store_true", help="keep what it holds in the folder when it ends, and begin with what is there")
     parser.add_argument("--log-level", default="WARNING")
     return parser.parse_args()
 
@@ -46,7 +49,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def configure(state, port, auth, log_level):
+def configure(state, port, auth, persist, log_level):
     """Settings that ministack reads while it is imported."""
     state.mkdir(parents=True, exist_ok=True)
     temporary = state / "tmp"
@@ -63,6 +66,8 @@ def configure(state, port, auth, log_level):
     )
     if auth:
         os.environ["AUTH"] = "true"
+    if persist:
+        os.environ["PERSIST_STATE"] = "1"
 
 
 class ShiftedTime:
@@ -80,6 +85,23 @@ class ShiftedTime:
 
     def advance(self, account, seconds):
         self._ahead[account] = self._ahead.get(account, 0.0) + seconds
+
+
+class Endpoints:
+    """What the functions of some accounts are told instead of this process's own endpoint."""
+
+    def __init__(self, functions):
+        self._environment = functions._provided_worker_env
+        self._told = {}
+
+    def tell(self, account, endpoint):
+        self._told[account] = endpoint
+
+    def environment(self, config, *given):
+        environment = self._environment(config, *given)
+        # arn:aws:lambda:REGION:ACCOUNT:function:NAME
+        endpoint = self._told.get(config.get("FunctionArn", ":::::").split(":")[4])
+        return {**environment, "AWS_ENDPOINT_URL": endpoint} if endpoint else environment
 
 
 class KeptMails:
@@ -190,7 +212,7 @@ def announce(port):
 def main():
     given = arguments()
     port = given.port or free_port()
-    configure(given.state.resolve(), port, given.auth, given.log_level)
+    configure(given.state.resolve(), port, given.auth, given.persist, given.log_level)
     socketserver.StreamRequestHandler.disable_nagle_algorithm = True
 
     import ministack.app
@@ -205,6 +227,8 @@ def main():
     sqs.time = ShiftedTime(get_account_id)
     mails = KeptMails(ses, get_account_id)
     ses._send_raw_email = mails.send
+    endpoints = Endpoints(lambda_svc)
+    lambda_svc._provided_worker_env = endpoints.environment
 
     def forget(asked):
         mails.forget(asked["account"])
@@ -213,6 +237,7 @@ def main():
     routes = {
         "/_recado/forget": forget,
         "/_recado/advance": lambda asked: sqs.time.advance(asked["account"], float(asked["seconds"])),
+        "/_recado/endpoint": lambda asked: endpoints.tell(asked["account"], asked["endpoint"]),
         "/_recado/mails": lambda asked: mails.of(asked["account"]),
         "/_recado/connections": lambda asked: [
             connection for connection, record in apigateway._ws_connections.items() if record.get("apiId") == asked["api"]

@@ -9,6 +9,7 @@ mod emulator;
 mod package;
 mod steps;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -39,6 +40,15 @@ enum Chore {
     },
     /// Checks infra/template.yaml: cfn-lint, the rules it keeps, that each rule can be broken, and that every variant deploys.
     Infra,
+    /// Runs the suite of faults on AWS by one seed after the other: each decides otherwise about what goes wrong where.
+    Faults {
+        /// How many seeds.
+        #[arg(long, default_value_t = 10)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 2)]
+        first: u64,
+    },
     /// Builds in release and measures the whole pipeline under load; prints what docs/performance.md shows.
     Bench {
         /// Events of the throughput run.
@@ -68,6 +78,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Test { nextest } => test(&nextest),
         Chore::Infra => infra(),
+        Chore::Faults { seeds, first } => faults(first, seeds),
         Chore::Bench { events } => bench(events),
         Chore::Package { profile, arch } => package::package(profile, arch),
         Chore::Schemas { check } => schemas(check),
@@ -86,19 +97,12 @@ fn test(nextest: &[String]) -> Result<()> {
     let mut steps = Steps::new("test");
     install_nextest(&mut steps)?;
     let python = python(&mut steps)?;
-    // The suites start the `recado` command as a process of its own, and cargo builds a command only for tests of
-    // its own package. One build with the features of the whole workspace; the run below finds everything made.
-    steps.run("build", &mut cargo(&["build", "--workspace", "--all-features", "--bins", "--tests"]))?;
+    build_tests(&mut steps)?;
     // One for the whole run: each test is an account of its own on it.
     let local_aws = python.as_ref().map(|python| Emulator::start(python, false)).transpose()?;
     let mut run = cargo(&["nextest", "run", "--workspace", "--all-features"]);
     match python.as_ref().zip(local_aws.as_ref()) {
-        Some((python, emulator)) => {
-            // Beside those to be deployed, which take longer to build.
-            let packages = emulator::folder().join("package");
-            package::zip_all(Profile::Emulator, Arch::of_this_machine(), &packages)?;
-            run.env("RECADO_TEST_AWS", &emulator.endpoint).env("RECADO_TEST_PYTHON", python.path()).env("RECADO_TEST_PACKAGES", packages)
-        }
+        Some((python, emulator)) => run.envs(on_aws(python, emulator)?),
         None => run.args(["--profile", "without-aws"]),
     };
     if in_ci() {
@@ -110,6 +114,39 @@ fn test(nextest: &[String]) -> Result<()> {
         steps.run("documentation tests", &mut cargo(&["test", "--workspace", "--all-features", "--doc", "--quiet"]))?;
     } else {
         steps.skip("documentation tests", "only what was asked for ran");
+    }
+    steps.summary();
+    Ok(())
+}
+
+/// The suites start the `recado` command as a process of its own, and cargo builds a command only for tests of its own
+/// package. One build with the features of the whole workspace; the runs after it find everything made.
+fn build_tests(steps: &mut Steps) -> Result<()> {
+    steps.run("build", &mut cargo(&["build", "--workspace", "--all-features", "--bins", "--tests"]))
+}
+
+/// What the suites on AWS read: where it is, and what is deployed there.
+fn on_aws(python: &Python, emulator: &Emulator) -> Result<[(&'static str, OsString); 3]> {
+    // Beside those to be deployed, which take longer to build.
+    let packages = emulator::folder().join("package");
+    package::zip_all(Profile::Emulator, Arch::of_this_machine(), &packages)?;
+    let endpoint = OsString::from(&emulator.endpoint);
+    Ok([("RECADO_TEST_AWS", endpoint), ("RECADO_TEST_PYTHON", python.path().into()), ("RECADO_TEST_PACKAGES", packages.into())])
+}
+
+/// One run a seed, and the first that fails ends it.
+fn faults(first: u64, seeds: u64) -> Result<()> {
+    let mut steps = Steps::new("faults");
+    install_nextest(&mut steps)?;
+    let python = Python::prepare(&mut steps)?;
+    build_tests(&mut steps)?;
+    let emulator = Emulator::start(&python, false)?;
+    let environment = on_aws(&python, &emulator)?;
+    for seed in first..first.saturating_add(seeds) {
+        println!("── faults: seed {seed}");
+        let mut run =
+            cargo(&["nextest", "run", "--workspace", "--all-features", "--success-output", "immediate", "-E", "binary(aws_faults)"]);
+        steps.run("one seed", run.envs(environment.clone()).env("RECADO_TEST_SEED", seed.to_string()))?;
     }
     steps.summary();
     Ok(())

@@ -37,6 +37,8 @@ pub struct Account {
     pub http: reqwest::Client,
     /// The URL of the local AWS.
     pub endpoint: String,
+    /// What processes of this account are told instead: a proxy before it, or the same.
+    pub told: String,
     /// Twelve digits.
     pub id: String,
 }
@@ -55,18 +57,50 @@ impl Account {
     pub fn on(endpoint: &str) -> Self {
         let id = format!("{:012}", SystemEntropy.next_u64() % 1_000_000_000_000);
         let http = reqwest::Client::builder().timeout(DEADLINE).build().expect("a client without TLS settings");
-        Self { http, endpoint: endpoint.to_owned(), id }
+        Self { http, endpoint: endpoint.to_owned(), told: endpoint.to_owned(), id }
+    }
+
+    /// A new one on this local AWS, whose processes reach it through a proxy.
+    pub async fn behind(proxy: &str, endpoint: &str) -> Self {
+        let mut account = Self::on(endpoint);
+        account.told = proxy.to_owned();
+        account.tell_functions().await;
+        account
+    }
+
+    /// Tells the local AWS what functions of this account are to be told. It knows until it ends.
+    pub async fn tell_functions(&self) {
+        let asked = json!({ "account": self.id, "endpoint": self.told });
+        self.ask(self.http.post(format!("{}/_recado/endpoint", self.endpoint)).json(&asked)).await;
     }
 
     /// What makes any AWS tool work in this account.
     pub fn environment(&self) -> [(&'static str, &str); 4] {
-        [("AWS_ENDPOINT_URL", &self.endpoint), ("AWS_REGION", REGION), ("AWS_ACCESS_KEY_ID", &self.id), ("AWS_SECRET_ACCESS_KEY", "test")]
+        self.environment_at(&self.endpoint)
+    }
+
+    /// What makes any AWS tool work in this account, through the proxy if there is one.
+    pub fn told_environment(&self) -> [(&'static str, &str); 4] {
+        self.environment_at(&self.told)
+    }
+
+    fn environment_at<'a>(&'a self, endpoint: &'a str) -> [(&'static str, &'a str); 4] {
+        [("AWS_ENDPOINT_URL", endpoint), ("AWS_REGION", REGION), ("AWS_ACCESS_KEY_ID", &self.id), ("AWS_SECRET_ACCESS_KEY", "test")]
     }
 
     /// Clients of this account.
     pub async fn clients(&self) -> Clients {
+        self.clients_at(&self.endpoint).await
+    }
+
+    /// Clients of this account, through the proxy if there is one.
+    pub async fn told_clients(&self) -> Clients {
+        self.clients_at(&self.told).await
+    }
+
+    async fn clients_at(&self, endpoint: &str) -> Clients {
         let credentials = Credentials::new(&self.id, "test", None, None, "test");
-        let loader = Clients::loader().endpoint_url(&self.endpoint).region(Region::new(REGION)).credentials_provider(credentials);
+        let loader = Clients::loader().endpoint_url(endpoint).region(Region::new(REGION)).credentials_provider(credentials);
         Clients::from_sdk(loader.load().await)
     }
 

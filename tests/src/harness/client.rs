@@ -2,6 +2,9 @@
 //!
 //! Must not know: where the other end runs. Everything waits on a condition, [`DEADLINE`] at the most.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use anyhow::{Context, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -12,12 +15,28 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{DEADLINE, Tested};
 
+/// How clients take what they are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habits {
+    /// Nothing fails where they are: what does fails the test, and what comes twice does too.
+    Trusting,
+    /// As docs/protocol.md asks of a client: what is not answered is asked again, what was shown is not shown again.
+    Persistent,
+}
+
+/// After this a persistent client repeats its `sync`. The protocol asks for it after 10 s; sooner is allowed, and a test is
+/// in a hurry.
+const REPEAT_SYNC: Duration = Duration::from_secs(4);
+
 /// A client on a real socket.
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    habits: Habits,
     requests: u64,
     /// Frames that came while another kind was waited for.
     waiting: Vec<Value>,
+    /// The ids of items that came, of a client that is [`Habits::Persistent`].
+    shown: HashSet<String>,
 }
 
 /// The whole answer to a `sync`.
@@ -33,8 +52,8 @@ pub struct Answer {
 
 impl Client {
     /// Speaks over this socket.
-    pub(super) fn new(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
-        Self { socket, requests: 0, waiting: Vec::new() }
+    pub(super) fn new(socket: WebSocketStream<MaybeTlsStream<TcpStream>>, habits: Habits) -> Self {
+        Self { socket, habits, requests: 0, waiting: Vec::new(), shown: HashSet::new() }
     }
 
     /// Sends a frame.
@@ -58,17 +77,35 @@ impl Client {
     /// # Errors
     /// When the answer does not come.
     pub async fn sync(&mut self, since: Option<&str>, ack: &[String]) -> anyhow::Result<Answer> {
+        if self.habits == Habits::Trusting {
+            return self.ask(since, ack).await?.context("the server asks to try again");
+        }
+        let answered = async {
+            loop {
+                if let Ok(Some(answer)) = timeout(REPEAT_SYNC, self.ask(since, ack)).await.unwrap_or(Ok(None)) {
+                    return answer;
+                }
+            }
+        };
+        timeout(DEADLINE, answered).await.context("no sync was answered")
+    }
+
+    /// Sends a `sync` once; none where the answer is to try again.
+    async fn ask(&mut self, since: Option<&str>, ack: &[String]) -> anyhow::Result<Option<Answer>> {
         self.requests += 1;
         let request = self.requests.to_string();
         self.send(&json!({ "type": "sync", "request": request, "since": since, "ack": ack })).await?;
         let mut items = Vec::new();
         loop {
             let frame = self.next_where(|frame| frame["request"] == request.as_str()).await?;
+            if frame["code"] == "try_again" {
+                return Ok(None);
+            }
             ensure!(frame["type"] == "notifications", "not an answer: {frame}");
             items.extend(frame["items"].as_array().context("no items")?.iter().cloned());
             if frame["more"] == false {
                 let text = |name: &str| frame[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in {frame}"));
-                return Ok(Answer { items, cursor: text("cursor")?, verdict: text("verdict")? });
+                return Ok(Some(Answer { items, cursor: text("cursor")?, verdict: text("verdict")? }));
             }
         }
     }
@@ -102,7 +139,7 @@ impl Client {
         loop {
             match timeout(DEADLINE, self.socket.next()).await.context("no frame came")? {
                 Some(Ok(Message::Text(text))) => {
-                    let frame: Value = serde_json::from_str(&text)?;
+                    let Some(frame) = self.fresh(serde_json::from_str(&text)?) else { continue };
                     if wanted(&frame) {
                         return Ok(frame);
                     }
@@ -113,6 +150,30 @@ impl Client {
                 Some(Err(error)) => return Err(error.into()),
                 None => bail!("the socket ended"),
             }
+        }
+    }
+
+    /// A frame without what a persistent client has shown; none where nothing of a live one is left.
+    fn fresh(&mut self, mut frame: Value) -> Option<Value> {
+        if self.habits == Habits::Trusting || frame["type"] != "notifications" {
+            return Some(frame);
+        }
+        let live = frame.get("more").is_none();
+        let items = frame["items"].as_array_mut()?;
+        items.retain(|item| item["id"].as_str().is_some_and(|id| self.shown.insert(id.to_owned())) || !live);
+        (!live || !items.is_empty()).then_some(frame)
+    }
+
+    /// The next frame as it is, whatever it says; none where none comes within this time.
+    ///
+    /// # Errors
+    /// When the socket ends.
+    pub async fn frame(&mut self, within: Duration) -> anyhow::Result<Option<Value>> {
+        let Ok(message) = timeout(within, self.socket.next()).await else { return Ok(None) };
+        match message.context("the socket ended")?? {
+            Message::Text(text) => Ok(Some(serde_json::from_str(&text)?)),
+            Message::Close(close) => bail!("the server closed: {close:?}"),
+            _ => Ok(None),
         }
     }
 

@@ -11,13 +11,16 @@ use recado_runtime::auth::{DevelopmentKey, sign};
 use recado_runtime::system::SystemClock;
 use reqwest::StatusCode;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
-use super::{Client, DEADLINE, Tested, eventually};
+use super::{Client, DEADLINE, Habits, Tested, eventually};
+
+/// Before what failed is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Signs tokens as the issuer that a deployment trusts.
 #[derive(Debug, Clone)]
@@ -58,6 +61,8 @@ pub struct Endpoints {
     pub publish_key: Option<String>,
     /// Who signs tokens.
     pub issuer: Issuer,
+    /// How what is asked here takes what is answered.
+    pub habits: Habits,
 }
 
 impl Endpoints {
@@ -78,7 +83,25 @@ impl Endpoints {
         if let Some(key) = &self.publish_key {
             request = request.bearer_auth(key);
         }
-        Ok(request.send().await?)
+        self.answered(request).await
+    }
+
+    /// Sends a request. Who is persistent repeats it while the server fails: each of them may be repeated (docs/http.md).
+    async fn answered(&self, request: reqwest::RequestBuilder) -> anyhow::Result<reqwest::Response> {
+        if self.habits == Habits::Trusting {
+            return Ok(request.send().await?);
+        }
+        let asking = async {
+            loop {
+                let again = request.try_clone().context("a body that can be sent again")?;
+                let answer = again.send().await?;
+                if !answer.status().is_server_error() {
+                    return Ok(answer);
+                }
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(DEADLINE, asking).await.context("the server failed again and again")?
     }
 
     /// Publishes one event and gives the answer as it is.
@@ -104,9 +127,19 @@ impl Endpoints {
     /// # Errors
     /// When one is not.
     pub async fn publish_batch(&self, events: &[Value]) -> Tested {
-        let (status, answer) = self.post_batch(events).await?;
-        ensure!(status == StatusCode::ACCEPTED, "{status}: {answer}");
-        Ok(())
+        let publishing = async {
+            loop {
+                let (status, answer) = self.post_batch(events).await?;
+                // Some of them were not, for now: the same again is answered the same.
+                if self.habits == Habits::Persistent && status == StatusCode::MULTI_STATUS {
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                ensure!(status == StatusCode::ACCEPTED, "{status}: {answer}");
+                return Ok(());
+            }
+        };
+        timeout(DEADLINE, publishing).await.context("not all were accepted")?
     }
 
     /// Publishes one event that must be accepted; answers its notification id.
@@ -126,7 +159,7 @@ impl Endpoints {
     /// When it does not answer 2xx with JSON.
     pub async fn get(&self, user: &str, path: &str) -> anyhow::Result<Value> {
         let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(self.token(user)?);
-        Ok(request.send().await?.error_for_status()?.json().await?)
+        Ok(self.answered(request).await?.error_for_status()?.json().await?)
     }
 
     /// Sends JSON to the HTTP API as a user.
@@ -135,7 +168,7 @@ impl Endpoints {
     /// When it does not answer 2xx.
     pub async fn post(&self, user: &str, path: &str, body: &Value) -> Tested {
         let request = self.http.post(format!("{}{path}", self.url)).bearer_auth(self.token(user)?).json(body);
-        request.send().await?.error_for_status()?;
+        self.answered(request).await?.error_for_status()?;
         Ok(())
     }
 
@@ -193,15 +226,21 @@ impl Endpoints {
         Ok(client)
     }
 
-    /// Connects with a token.
+    /// Connects with a token. Who is persistent tries again when refused.
     ///
     /// # Errors
     /// When it is refused.
     pub async fn connect_with(&self, token: &str, protocol: bool) -> anyhow::Result<Client> {
-        match self.try_connect(token, protocol).await? {
-            Ok(client) => Ok(client),
-            Err(status) => bail!("refused with {status}"),
-        }
+        let connecting = async {
+            loop {
+                match self.try_connect(token, protocol).await? {
+                    Ok(client) => return Ok(client),
+                    Err(_) if self.habits == Habits::Persistent => sleep(PAUSE).await,
+                    Err(status) => bail!("refused with {status}"),
+                }
+            }
+        };
+        timeout(DEADLINE, connecting).await.context("the socket did not open")?
     }
 
     /// Connects with a token, or tells the status it is refused with.
@@ -214,7 +253,7 @@ impl Endpoints {
             request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("recado.v1"));
         }
         match timeout(DEADLINE, connect_async(request)).await.context("the socket did not open")? {
-            Ok((socket, _)) => Ok(Ok(Client::new(socket))),
+            Ok((socket, _)) => Ok(Ok(Client::new(socket, self.habits))),
             Err(tungstenite::Error::Http(answer)) => Ok(Err(answer.status().as_u16())),
             Err(error) => Err(error.into()),
         }

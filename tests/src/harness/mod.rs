@@ -7,22 +7,36 @@
 mod account;
 mod client;
 mod deployment;
+mod device;
 mod embedded;
+#[cfg(feature = "aws")]
+mod emulator;
 mod endpoints;
 mod events;
+#[cfg(feature = "aws")]
+mod faulty;
 mod process;
+#[cfg(feature = "aws")]
+mod proxy;
 #[cfg(feature = "aws")]
 mod stack;
 mod wait;
 
 #[cfg(feature = "aws")]
 pub use account::{Account, REGION, SentMail};
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, Habits};
 pub use deployment::{Closed, Deployment, Expected, Inside, Mail, Setup, TokenEnd};
+pub use device::{Device, Kept, Presence};
 pub use embedded::Embedded;
+#[cfg(feature = "aws")]
+pub use emulator::Emulator;
 pub use endpoints::{Endpoints, Issuer};
 pub use events::{event, ids, titles};
+#[cfg(feature = "aws")]
+pub use faulty::{Faulty, injected, local_aws, seed};
 pub use process::{Ended, Folder, Recado, binary, command};
+#[cfg(feature = "aws")]
+pub use proxy::{Catch, Counts, Fault, FaultProxy, Mix, Moment};
 #[cfg(feature = "aws")]
 pub use stack::{Parameters, Stack, StackPorts};
 pub use wait::{DEADLINE, Tested, eventually};

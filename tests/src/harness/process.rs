@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::{DEADLINE, Endpoints, Issuer, Tested};
+use super::{DEADLINE, Endpoints, Habits, Issuer, Tested};
 
 /// The `recado` command under test.
 ///
@@ -130,6 +130,7 @@ impl Folder {
             ws: text("ws")?.to_owned(),
             publish_key: None,
             issuer,
+            habits: Habits::Trusting,
         })
     }
 }

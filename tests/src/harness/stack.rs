@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, ensure};
+use aws_sdk_sqs::types::QueueAttributeName;
 use mail_parser::MessageParser;
 use recado_aws::dynamo::DynamoInbox;
 use recado_aws::{Clients, SnsBus, SqsDeadLetters, SqsQueue};
@@ -20,8 +21,8 @@ use tokio::time::timeout;
 
 use super::process::built;
 use super::{
-    Account, Closed, DEADLINE, Deployment, Ended, Endpoints, Expected, Inside, Issuer, Mail, Setup, Tested, TokenEnd, binary, command,
-    eventually,
+    Account, Closed, DEADLINE, Deployment, Ended, Endpoints, Expected, Habits, Inside, Issuer, Mail, Setup, Tested, TokenEnd, binary,
+    command, eventually,
 };
 
 /// What `sam deploy` is told, beside what every stack here is told.
@@ -34,8 +35,8 @@ const PUBLISH_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// A deployed stack. What was started for it ends with it.
 pub struct Stack {
-    /// Dropped first: it works in the account.
-    dispatcher: Option<Child>,
+    /// Dropped first: they work in the account. The oldest first.
+    dispatchers: Vec<Child>,
     /// Whose it is.
     pub account: Account,
     outputs: BTreeMap<String, String>,
@@ -74,11 +75,13 @@ impl Stack {
         let endpoints = Endpoints {
             http: account.http.clone(),
             url: output("HttpApiUrl")?,
-            ws: output("WebSocketUrl")?,
+            // The template makes both of one base. A client's socket goes past the proxy, which knows none.
+            ws: output("WebSocketUrl")?.replacen(without_scheme(&account.told), without_scheme(&account.endpoint), 1),
             publish_key: Some(PUBLISH_KEY.to_owned()),
             issuer: Issuer::Secret(TOKEN_SECRET.to_owned()),
+            habits: Habits::Trusting,
         };
-        Ok(Self { dispatcher: None, account, outputs, file, endpoints })
+        Ok(Self { dispatchers: Vec::new(), account, outputs, file, endpoints })
     }
 
     /// Deploys into the same stack again, with other parameters.
@@ -109,7 +112,7 @@ impl Stack {
     /// When its binary or an output is missing.
     pub fn container(&self, name: &str) -> anyhow::Result<Command> {
         let mut command = command(built(name)?);
-        command.env_clear().envs(self.account.environment()).envs(self.environment()?).stderr(Stdio::inherit());
+        command.env_clear().envs(self.account.told_environment()).envs(self.environment()?).stderr(Stdio::inherit());
         Ok(command)
     }
 
@@ -129,21 +132,39 @@ impl Stack {
         Ok(environment)
     }
 
-    /// Starts the dispatcher.
+    /// Starts a dispatcher.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start_dispatcher(&mut self) -> Tested {
-        self.dispatcher = Some(self.container("recado-dispatcher")?.spawn()?);
+        self.dispatchers.push(self.container("recado-dispatcher")?.spawn()?);
         Ok(())
     }
 
-    /// Kills the dispatcher without a word (SIGKILL).
+    /// Kills the dispatcher, of several the oldest, without a word (SIGKILL).
     ///
     /// # Errors
     /// When there is none.
     pub async fn kill_dispatcher(&mut self) -> Tested {
-        Ok(self.dispatcher.take().context("no dispatcher runs")?.kill().await?)
+        ensure!(!self.dispatchers.is_empty(), "no dispatcher runs");
+        Ok(self.dispatchers.remove(0).kill().await?)
+    }
+
+    /// From now on its clients take failures as docs/protocol.md asks of a client.
+    pub fn expect_failures(&mut self) {
+        self.endpoints.habits = Habits::Persistent;
+    }
+
+    /// What waits on a queue, is in work there, or is to come: none of it once everything is settled.
+    ///
+    /// # Errors
+    /// When the output is missing, or the queue does not answer.
+    pub async fn depth(&self, queue: &str) -> anyhow::Result<u64> {
+        let sqs = self.account.clients().await.sqs;
+        let asked = sqs.get_queue_attributes().queue_url(self.output(queue)?).attribute_names(QueueAttributeName::All);
+        let attributes = asked.send().await?.attributes.unwrap_or_default();
+        let counts = attributes.iter().filter(|(name, _)| name.as_str().starts_with("ApproximateNumberOfMessages"));
+        Ok(counts.filter_map(|(_, count)| count.parse::<u64>().ok()).sum())
     }
 
     /// The ports of the stack.
@@ -163,6 +184,10 @@ impl Stack {
     }
 }
 
+fn without_scheme(url: &str) -> &str {
+    url.trim_start_matches("http")
+}
+
 const MAIL_FROM: &str = "Recado <news@example.com>";
 
 /// Runs `infra/local/deploy.py`; answers the outputs.
@@ -170,7 +195,7 @@ async fn deployed(account: &Account, parameters: Parameters<'_>) -> anyhow::Resu
     let variable = |name: &str| std::env::var_os(name).with_context(|| format!("{name}: start these tests by `cargo xtask test`"));
     let mut deploy = Command::new(variable("RECADO_TEST_PYTHON")?);
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/local/deploy.py");
-    let sockets = format!("{}/_aws/execute-api", account.endpoint);
+    let sockets = format!("{}/_aws/execute-api", account.told);
     // Of its own name, since the local AWS ends the functions of the same name in every account when one is deployed.
     let stack = format!("recado-{}", account.id);
     deploy.arg(program).args(["--endpoint", &account.endpoint, "--account", &account.id, "--stack", &stack]);
