@@ -149,10 +149,11 @@ pub(crate) async fn post_frames<W: World>(
 ) -> End {
     let (mut delivered, mut end) = (0, End::Delivered);
     for frame in frames {
+        let asked = room.now();
         match post(room, &connection.id, &frame.json).await {
             Ok(Posted::Delivered) => delivered = frame.entries.end,
             Ok(Posted::Gone) => {
-                remove_gone(room, recipient, connection).await;
+                remove_gone(room, recipient, connection, asked).await;
                 end = End::Gone;
                 break;
             }
@@ -198,9 +199,9 @@ pub(crate) async fn evict<W: World>(room: &Dispatcher<W>, recipient: &RecipientK
     over::remove(room.world.connections(), recipient, connection, "token_expired").await;
 }
 
-/// Removes the row of a socket that answered 410, where that proves that it is gone.
-pub(crate) async fn remove_gone<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, connection: &Connection) {
-    over::gone(room.world.connections(), room.world.clock(), recipient, connection).await;
+/// Removes the row of a socket that answered 410 to a post begun at `asked`, where that proves that it is gone.
+pub(crate) async fn remove_gone<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, connection: &Connection, asked: Timestamp) {
+    over::gone(room.world.connections(), asked, recipient, connection).await;
 }
 
 /// Settles what a plain client was handed (R7).

@@ -127,10 +127,11 @@ async fn carry_out<W: World>(room: &Dispatcher<W>, replay: &Replay) -> Outcome<R
 async fn prove<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, row: Connection) -> Outcome<Replayed> {
     let unread = room.world.inbox().unread(recipient).await?;
     let frame = ServerFrame::Unread { count: unread.count, capped: unread.capped }.to_json();
+    let asked = room.now();
     match post(room, &row.id, &frame).await? {
-        Posted::Gone if !row.gone_is_final(room.now()) => Ok(Replayed::Opening),
+        Posted::Gone if !row.gone_is_final(asked) => Ok(Replayed::Opening),
         Posted::Gone => {
-            remove_gone(room, recipient, &row).await;
+            remove_gone(room, recipient, &row, asked).await;
             Ok(Replayed::Nobody)
         }
         Posted::Delivered => {
@@ -234,6 +235,18 @@ mod tests {
         assert_eq!(f.replay("alice", &row, 0).await, Disposition::Done);
         assert_eq!(f.queue.depth(), 0);
         assert!(f.connections.rows(&person("alice")).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_410_to_a_post_begun_within_the_grace_period_removes_nothing_however_late_its_answer_is() {
+        let f = Fixture::new();
+        let row = f.connect("alice", "a", Phase::Connecting, Protocol::Plain).await;
+        f.sockets.vanish(&row.id);
+        let clock = f.clock.clone();
+        f.sockets.faults().after_next("post", move || clock.advance(limits::W));
+        assert_eq!(f.replay("alice", &row, 0).await, Disposition::Done);
+        assert_eq!(f.replays_sent(), [(0, seconds(2), "a".to_owned())]);
+        assert_eq!(f.connections.rows(&person("alice")), [row]);
     }
 
     #[tokio::test]

@@ -58,9 +58,9 @@ impl Connection {
         self.registered_at + limits::W > now
     }
 
-    /// Whether a 410 proves that the socket is gone, rather than not there yet (R4).
-    pub fn gone_is_final(&self, now: Timestamp) -> bool {
-        self.phase == Phase::Live || !self.in_grace(now)
+    /// Whether a 410 to a post that was begun at `asked` proves that the socket is gone, rather than not there yet (R4).
+    pub fn gone_is_final(&self, asked: Timestamp) -> bool {
+        self.phase == Phase::Live || !self.in_grace(asked)
     }
 
     /// Whether the gateway must have ended it long ago.

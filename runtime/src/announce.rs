@@ -117,10 +117,11 @@ async fn post_frames<C: Connections, S: Sockets, K: Clock>(
     frames: &[String],
 ) {
     for frame in frames {
+        let asked = ports.clock.now();
         let outcome = match tokio::time::timeout(POST_TIMEOUT, ports.sockets.post(&row.id, frame)).await {
             Ok(Ok(Posted::Delivered)) => "delivered",
             Ok(Ok(Posted::Gone)) => {
-                over::gone(ports.connections, ports.clock, recipient, row).await;
+                over::gone(ports.connections, asked, recipient, row).await;
                 "gone"
             }
             Ok(Err(_)) => "failed",

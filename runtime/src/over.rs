@@ -3,13 +3,15 @@
 //! Never an error: a row that stays is skipped by its phase, removed by the next 410, or pruned by age. Must not know:
 //! what was posted.
 
+use jiff::Timestamp;
 use recado_domain::connection::Connection;
 use recado_domain::ids::RecipientKey;
-use recado_domain::ports::{Clock, Connections};
+use recado_domain::ports::Connections;
 
-/// After a 410: removes the row where that proves the socket gone, rather than not there yet.
-pub async fn gone<C: Connections, K: Clock>(connections: &C, clock: &K, recipient: &RecipientKey, seen: &Connection) {
-    if seen.gone_is_final(clock.now()) {
+/// After a 410 to a post that was begun at `asked`: removes the row where that proves the socket gone, rather than not there
+/// yet. The moment of the answer would not do: a slow one says nothing of a socket that opened meanwhile.
+pub async fn gone<C: Connections>(connections: &C, asked: Timestamp, recipient: &RecipientKey, seen: &Connection) {
+    if seen.gone_is_final(asked) {
         remove(connections, recipient, seen, "gone").await;
     }
 }
@@ -34,6 +36,7 @@ mod tests {
     use recado_domain::connection::{Phase, Protocol};
     use recado_domain::ids::{ConnectionId, TenantId, UserId};
     use recado_domain::limits;
+    use recado_domain::ports::Clock;
     use recado_memory::{ManualClock, MemoryConnections};
 
     use super::*;
@@ -52,10 +55,10 @@ mod tests {
     #[tokio::test]
     async fn a_410_removes_what_is_opening_only_after_the_grace_period() {
         let (connections, clock, alice, row) = registered().await;
-        gone(&connections, &clock, &alice, &row).await;
+        gone(&connections, clock.now(), &alice, &row).await;
         assert_eq!(connections.rows(&alice).len(), 1);
         clock.advance(limits::W);
-        gone(&connections, &clock, &alice, &row).await;
+        gone(&connections, clock.now(), &alice, &row).await;
         assert!(connections.rows(&alice).is_empty());
     }
 
@@ -64,7 +67,7 @@ mod tests {
         let (connections, clock, alice, row) = registered().await;
         clock.advance(limits::W);
         connections.mark_live(&alice, &row, false).await.unwrap();
-        gone(&connections, &clock, &alice, &row).await;
+        gone(&connections, clock.now(), &alice, &row).await;
         assert_eq!(connections.rows(&alice), [row.live()]);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Must not know: tokens. A frame never names a user; the connection's reverse item does (P5).
 
+use jiff::Timestamp;
 use recado_domain::connection::{CloseReason, Connection};
 use recado_domain::failure::Failure;
 use recado_domain::frame::{ClientFrame, ErrorCode, InvalidFrame, ServerFrame};
@@ -62,8 +63,8 @@ pub async fn message<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy>
         Ok(()) => Ok(()),
         Err(Stop::Store(failure)) => told(try_again(ports.sockets, id, request_of(&parsed), &failure).await),
         Err(Stop::Post(failure)) => Err(failure),
-        Err(Stop::Gone) => {
-            over::gone(ports.connections, ports.clock, &client.recipient, &client.row).await;
+        Err(Stop::Gone { asked }) => {
+            over::gone(ports.connections, asked, &client.recipient, &client.row).await;
             Ok(())
         }
     }
@@ -76,8 +77,8 @@ pub(crate) enum Stop {
     Store(Failure),
     /// A post did not arrive, or nobody knows: no later frame may follow it (R5).
     Post(Failure),
-    /// The socket has gone meanwhile.
-    Gone,
+    /// The socket has gone meanwhile, as a post begun then was told.
+    Gone { asked: Timestamp },
 }
 
 /// The client that sent the message.
@@ -160,9 +161,10 @@ impl<I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Client<'_, I, C
 
     /// Posts one frame to this client.
     pub(crate) async fn post(&self, frame: &str) -> Result<(), Stop> {
+        let asked = self.ports.clock.now();
         match self.ports.sockets.post(&self.row.id, frame).await {
             Ok(Posted::Delivered) => Ok(()),
-            Ok(Posted::Gone) => Err(Stop::Gone),
+            Ok(Posted::Gone) => Err(Stop::Gone { asked }),
             Err(failure) => Err(Stop::Post(failure)),
         }
     }
