@@ -252,7 +252,8 @@ pub struct Registered {
 
 /// Who is connected. Reads are strongly consistent.
 pub trait Connections: Send + Sync + 'static {
-    /// Writes the reverse item, then the row; prunes rows that are stale or above the cap, oldest first, never the new one (R4).
+    /// Writes the reverse item, then the row, unless that is live already: a write that was sent twice may arrive after its
+    /// socket was proved. Prunes rows that are stale or above the cap, oldest first, never the new one (R4).
     fn register(&self, recipient: &RecipientKey, connection: &Connection) -> impl Future<Output = Outcome<Registered>> + Send;
 
     /// The rows of these users, one answer each in order; keys may repeat.

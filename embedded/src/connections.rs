@@ -1,6 +1,6 @@
 //! Who is connected. Rows are small and outlive no process: a commit of theirs need not be synchronised.
 
-use recado_domain::connection::Connection;
+use recado_domain::connection::{Connection, Phase};
 use recado_domain::ids::{ConnectionId, RecipientKey};
 use recado_domain::limits;
 use recado_domain::ports::{Connections, Outcome, Registered};
@@ -88,7 +88,10 @@ impl Connections for StoredConnections {
         let (recipient, connection) = (recipient.clone(), connection.clone());
         let work = move |change: &mut Change<'_>| {
             put_owner(change, &recipient, &connection, true)?;
-            put(change, &recipient.joined(), &connection)?;
+            let there = row_of(change.db, &recipient.joined(), &connection.id)?;
+            if there.is_none_or(|row| row.phase != Phase::Live) {
+                put(change, &recipient.joined(), &connection)?;
+            }
             Ok(Registered { replaced: prune(change, &recipient, &connection.id)? })
         };
         self.shared.writer.write(Durability::Process, work).await

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
-use recado_domain::connection::Connection;
+use recado_domain::connection::{Connection, Phase};
 use recado_domain::ids::{ConnectionId, RecipientKey};
 use recado_domain::limits;
 use recado_domain::ports::{Clock, Connections, Outcome, Registered};
@@ -53,7 +53,9 @@ impl State {
     }
 
     fn register(&mut self, recipient: &RecipientKey, connection: &Connection, now: Timestamp) -> Registered {
-        self.write(recipient, connection);
+        if self.row(recipient, &connection.id).is_none_or(|row| row.phase != Phase::Live) {
+            self.write(recipient, connection);
+        }
         let others = self.rows.get(recipient).into_iter().flat_map(BTreeMap::values).filter(|row| row.id != connection.id);
         let (stale, mut others): (Vec<_>, Vec<_>) = others.cloned().partition(|row| row.is_stale(now));
         for row in stale {

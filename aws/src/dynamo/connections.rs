@@ -37,6 +37,8 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Begins the name of every attribute that is a connection's row.
 const ROW: &str = "c_";
 const PHASE: &str = "phase";
+const CONNECTING: &str = "connecting";
+const LIVE: &str = "live";
 const REGISTERED_AT: &str = "since";
 const TOKEN_EXPIRES_AT: &str = "until";
 const PROTOCOL: &str = "protocol";
@@ -73,8 +75,8 @@ fn row_name(id: &ConnectionId) -> String {
 
 fn to_map(row: &Connection) -> AttributeValue {
     let phase = match row.phase {
-        Phase::Connecting => "connecting",
-        Phase::Live => "live",
+        Phase::Connecting => CONNECTING,
+        Phase::Live => LIVE,
     };
     let protocol = match row.protocol {
         Protocol::Plain => "plain",
@@ -93,8 +95,8 @@ fn to_map(row: &Connection) -> AttributeValue {
 fn from_map(id: ConnectionId, value: &AttributeValue) -> Option<Connection> {
     let map = value.as_m().ok()?;
     let phase = match item::text(map, PHASE)? {
-        "connecting" => Phase::Connecting,
-        "live" => Phase::Live,
+        CONNECTING => Phase::Connecting,
+        LIVE => Phase::Live,
         _ => return None,
     };
     let protocol = match item::text(map, PROTOCOL)? {
@@ -186,17 +188,29 @@ impl<K: Clock, E: Entropy> Inner<K, E> {
         }
     }
 
-    /// Writes a row; answers the state with all rows.
-    async fn put_row(&self, recipient: &RecipientKey, row: &Connection) -> Outcome<Item> {
-        let update = self
-            .update_state(recipient)
+    fn put_row(&self, recipient: &RecipientKey, row: &Connection) -> UpdateItemFluentBuilder {
+        self.update_state(recipient)
             .update_expression("SET #row = :row, #ttl = :ttl")
             .expression_attribute_names("#row", row_name(&row.id))
             .expression_attribute_names("#ttl", TIME_TO_LIVE)
             .expression_attribute_values(":row", to_map(row))
             .expression_attribute_values(":ttl", self.collect_at())
+    }
+
+    /// Writes a row, unless it is live already: the SDK sends a request again whose answer is late, and the first may arrive
+    /// after the socket was proved. Answers the state with all rows, or without any where it was live.
+    async fn put_new_row(&self, recipient: &RecipientKey, row: &Connection) -> Outcome<Item> {
+        let update = self
+            .put_row(recipient, row)
+            .condition_expression("attribute_not_exists(#row) OR #row.#phase <> :live")
+            .expression_attribute_names("#phase", PHASE)
+            .expression_attribute_values(":live", item::string(LIVE))
             .return_values(ReturnValue::AllNew);
-        update.send().await.map(|answer| answer.attributes.unwrap_or_default()).map_err(|error| failure_of(&error))
+        match update.send().await {
+            Ok(answer) => Ok(answer.attributes.unwrap_or_default()),
+            Err(error) if matches!(error.as_service_error(), Some(UpdateItemError::ConditionalCheckFailedException(_))) => Ok(Item::new()),
+            Err(error) => Err(failure_of(&error)),
+        }
     }
 
     /// Removes what is stale or above the cap. Says what was above the cap: the reverse items of those stay until their
@@ -242,7 +256,7 @@ fn held<T>(answer: Result<T, SdkError<UpdateItemError>>) -> Outcome<bool> {
 impl<K: Clock, E: Entropy> Connections for DynamoConnections<K, E> {
     async fn register(&self, recipient: &RecipientKey, connection: &Connection) -> Outcome<Registered> {
         self.0.put_owner(recipient, connection, true).await?;
-        let state = self.0.put_row(recipient, connection).await?;
+        let state = self.0.put_new_row(recipient, connection).await?;
         // The new row is written, and what is left over is pruned by the next one: no reason to refuse the client.
         let replaced = self.0.prune(recipient, &state, &connection.id).await.unwrap_or_else(|failure| {
             tracing::warn!(user = %recipient.user, reason = failure.reason(), "superfluous connections not removed; the next one does it");
@@ -276,7 +290,7 @@ impl<K: Clock, E: Entropy> Connections for DynamoConnections<K, E> {
         }
         if create {
             self.0.put_owner(recipient, &live, false).await?;
-            self.0.put_row(recipient, &live).await?;
+            self.0.put_row(recipient, &live).send().await.map_err(|error| failure_of(&error))?;
         }
         Ok(create)
     }

@@ -68,6 +68,15 @@ pub async fn registering_again_replaces_the_row<B: Backend>(backend: &B) {
     assert_eq!(rows(backend, &alice()).await, [second]);
 }
 
+pub async fn a_registration_that_arrives_late_leaves_a_live_row_live<B: Backend>(backend: &B) {
+    let a = connection("a", backend.now());
+    register(backend, &alice(), &a).await;
+    assert_eq!(backend.connections().mark_live(&alice(), &a, true).await, Ok(true));
+    // The same write, sent a second time.
+    assert!(register(backend, &alice(), &a).await.is_empty());
+    assert_eq!(rows(backend, &alice()).await, [a.live()]);
+}
+
 pub async fn a_stale_row_is_pruned_by_the_next_registration<B: Backend>(backend: &B) {
     register(backend, &alice(), &connection("stale", backend.now())).await;
     backend.advance(SECOND).await;

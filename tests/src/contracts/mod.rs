@@ -113,6 +113,7 @@ macro_rules! contract_suite {
                 a_registered_connection_is_its_users,
                 concurrent_registrations_overwrite_nothing,
                 registering_again_replaces_the_row,
+                a_registration_that_arrives_late_leaves_a_live_row_live,
                 a_stale_row_is_pruned_by_the_next_registration,
                 the_oldest_row_above_the_cap_is_replaced,
                 the_new_row_is_never_the_one_replaced,
