@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use recado_domain::connection::{Connection, Phase, Protocol};
 use recado_domain::event::Event;
 use recado_domain::ids::{ConnectionId, DeliveryKey, NotificationId, RecipientKey, TenantId, UserId};
-use recado_domain::message::{ATTRIBUTE_ATTEMPT, Attributes, InboxMessage, Replay, attempt_of, attributes_of};
+use recado_domain::message::{ATTRIBUTE_ATTEMPT, Attributes, InboxMessage, Missed, Replay, attempt_of, attributes_of};
 use recado_domain::notification::InboxEntry;
 use recado_domain::ports::{AckToken, Clock, Connections, Inbox, Received};
 use recado_memory::{ManualClock, MemoryConnections, MemoryInbox, MemoryQueue, MemorySockets, SeededEntropy};
@@ -85,7 +85,8 @@ impl Fixture {
     }
 
     pub(crate) async fn replay(&self, user: &str, row: &Connection, attempt: u32) -> Disposition {
-        let replay = Replay { recipient: person(user), connection: row.id.clone(), registered_at: row.registered_at };
+        let (recipient, registered_at) = (person(user), row.registered_at);
+        let replay = Replay { recipient, connection: row.id.clone(), registered_at, missed: Missed::default() };
         let attributes = Attributes::from([(ATTRIBUTE_ATTEMPT.to_owned(), attempt.to_string())]);
         let mut answers = self.handle(vec![Received { attributes, ..received(replay.to_json()) }]).await;
         answers.pop().unwrap()

@@ -13,6 +13,7 @@ use recado_domain::connection::{CloseReason, Connection, Phase, Protocol};
 use recado_domain::failure::Failure;
 use recado_domain::frame::{LiveFrame, live_frames};
 use recado_domain::ids::{ConnectionId, NotificationId, RecipientKey};
+use recado_domain::message::Missed;
 use recado_domain::notification::InboxEntry;
 use recado_domain::ports::{Connections, Inbox, Outcome, Posted, Sockets};
 use recado_runtime::over;
@@ -32,6 +33,13 @@ pub(crate) struct Audience {
     /// Rendered once for all of their connections.
     frames: Vec<LiveFrame>,
     connections: Vec<Connection>,
+}
+
+impl Audience {
+    /// What a connection missed that took what stands before this place.
+    pub(crate) fn missed(&self, from: usize) -> Missed {
+        Missed::of(self.entries[from..].iter().map(|entry| (entry.position, &entry.notification.id)))
+    }
 }
 
 /// A connection that did not take everything.

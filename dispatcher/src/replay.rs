@@ -1,17 +1,20 @@
-//! Brings one connection what is pending: proves it first where it is `connecting`, reads, posts (R4, R7).
+//! Brings one connection what is pending, and what it missed: proves it first where it is `connecting`, reads, posts (R3,
+//! R4, R7).
 //!
 //! Must not know: events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use recado_domain::connection::{Connection, Phase};
 use recado_domain::failure::Failure;
 use recado_domain::frame::{ServerFrame, live_frames};
-use recado_domain::ids::{ConnectionId, RecipientKey};
+use recado_domain::ids::{ConnectionId, NotificationId, RecipientKey};
 use recado_domain::limits;
-use recado_domain::message::Replay;
+use recado_domain::message::{Missed, Replay};
+use recado_domain::notification::InboxEntry;
 use recado_domain::ports::{Connections, Inbox, Outcome, Posted};
 use recado_domain::position::Position;
 use recado_runtime::consumer::Disposition;
@@ -24,7 +27,7 @@ use crate::{Dispatcher, World};
 /// What a replay came to.
 #[derive(Debug)]
 enum Replayed {
-    /// Everything pending was handed over.
+    /// Everything pending was handed over, and everything missed.
     Complete,
     /// There is nobody to hand it to (any more).
     Nobody,
@@ -56,6 +59,7 @@ fn by_connection(messages: Vec<ReplayMessage>) -> Vec<Asked> {
         match asked.get_mut(place) {
             Some(same) => {
                 same.attempt = same.attempt.min(attempt);
+                same.replay.missed = std::mem::take(&mut same.replay.missed).and(replay.missed);
                 same.messages.push(at);
             }
             None => asked.push(Asked { replay, attempt, messages: vec![at] }),
@@ -109,7 +113,7 @@ async fn try_again<W: World>(room: &Dispatcher<W>, replay: &Replay, attempt: u32
 }
 
 async fn carry_out<W: World>(room: &Dispatcher<W>, replay: &Replay) -> Outcome<Replayed> {
-    let Replay { recipient, connection: id, .. } = replay;
+    let Replay { recipient, connection: id, missed, .. } = replay;
     let rows = room.world.connections().of_users(std::slice::from_ref(recipient)).await.pop();
     let rows = rows.unwrap_or_else(|| Err(Failure::transient("the connections of this user were not answered")))?;
     let Some(row) = rows.into_iter().find(|row| row.id == *id) else { return Ok(Replayed::Nobody) };
@@ -118,13 +122,13 @@ async fn carry_out<W: World>(room: &Dispatcher<W>, replay: &Replay) -> Outcome<R
         return Ok(Replayed::Nobody);
     }
     match row.phase {
-        Phase::Live => hand_over(room, recipient, &row).await,
-        Phase::Connecting => prove(room, recipient, row).await,
+        Phase::Live => hand_over(room, recipient, &row, missed).await,
+        Phase::Connecting => prove(room, recipient, row, missed).await,
     }
 }
 
 /// A post that answers 200 proves the socket; then it is live, and only then the inbox is read (R2, R4).
-async fn prove<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, row: Connection) -> Outcome<Replayed> {
+async fn prove<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, row: Connection, missed: &Missed) -> Outcome<Replayed> {
     let unread = room.world.inbox().unread(recipient).await?;
     let frame = ServerFrame::Unread { count: unread.count, capped: unread.capped }.to_json();
     let asked = room.now();
@@ -138,13 +142,32 @@ async fn prove<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, row: Co
             if !room.world.connections().mark_live(recipient, &row, false).await? {
                 return Ok(Replayed::Nobody);
             }
-            hand_over(room, recipient, &row.live()).await
+            hand_over(room, recipient, &row.live(), missed).await
         }
     }
 }
 
-/// Reads what is pending to its end, posting page by page.
-async fn hand_over<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, connection: &Connection) -> Outcome<Replayed> {
+/// Brings what is pending, and then what the connection missed and the pending query did not find any more.
+async fn hand_over<W: World>(
+    room: &Dispatcher<W>,
+    recipient: &RecipientKey,
+    connection: &Connection,
+    missed: &Missed,
+) -> Outcome<Replayed> {
+    let mut brought = HashSet::new();
+    match hand_over_pending(room, recipient, connection, &mut brought).await? {
+        Replayed::Complete => hand_over_missed(room, recipient, connection, missed, &brought).await,
+        ended => Ok(ended),
+    }
+}
+
+/// Reads what is pending to its end, posting page by page, and says what it `brought`.
+async fn hand_over_pending<W: World>(
+    room: &Dispatcher<W>,
+    recipient: &RecipientKey,
+    connection: &Connection,
+    brought: &mut HashSet<NotificationId>,
+) -> Outcome<Replayed> {
     let inbox = room.world.inbox();
     let started = room.now();
     let marks = inbox.marks(recipient).await?;
@@ -153,7 +176,7 @@ async fn hand_over<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, con
         let page = inbox.pending(recipient, marks, after, limits::PAGE_ENTRIES).await?;
         lowest = lowest.or_else(|| page.entries.first().map(|entry| entry.position));
         match post_frames(room, recipient, connection, &page.entries, &live_frames(&page.entries)).await {
-            End::Delivered => {}
+            End::Delivered => brought.extend(page.entries.iter().map(|entry| entry.notification.id)),
             End::Gone => return Ok(Replayed::Nobody),
             End::Failed { failure, .. } => return Err(failure),
         }
@@ -164,6 +187,29 @@ async fn hand_over<W: World>(room: &Dispatcher<W>, recipient: &RecipientKey, con
     }
     if let Some(to) = marks.pending_after(lowest, started) {
         advance(room, recipient, marks.pending_from, to).await;
+    }
+    Ok(Replayed::Complete)
+}
+
+/// Reads from the lowest entry missed to the end, whoever acknowledged what, and posts what the connection missed of it.
+async fn hand_over_missed<W: World>(
+    room: &Dispatcher<W>,
+    recipient: &RecipientKey,
+    connection: &Connection,
+    missed: &Missed,
+    brought: &HashSet<NotificationId>,
+) -> Outcome<Replayed> {
+    let mut next = missed.from().map(|from| from.back(Duration::ZERO));
+    while let Some(after) = next {
+        let page = room.world.inbox().since(recipient, after, limits::PAGE_ENTRIES).await?;
+        next = page.next.filter(|_| page.more);
+        let wanted = |entry: &InboxEntry| missed.has(&entry.notification.id) && !brought.contains(&entry.notification.id);
+        let entries: Vec<InboxEntry> = page.entries.into_iter().filter(wanted).collect();
+        match post_frames(room, recipient, connection, &entries, &live_frames(&entries)).await {
+            End::Delivered => {}
+            End::Gone => return Ok(Replayed::Nobody),
+            End::Failed { failure, .. } => return Err(failure),
+        }
     }
     Ok(Replayed::Complete)
 }
@@ -181,7 +227,7 @@ mod tests {
     use crate::fixture::{Fixture, MAX_ATTEMPTS, acknowledge, event, id_of, person, received, seconds};
     use recado_domain::connection::{CloseReason, Protocol};
     use recado_domain::event::Event;
-    use recado_domain::ports::{Clock, Marks};
+    use recado_domain::ports::{Clock, Marks, Received};
 
     async fn waiting(f: &Fixture, users: &[&str]) -> Vec<Event> {
         let events: Vec<_> = (1..=3).map(|n| event(&n.to_string(), users)).collect();
@@ -247,6 +293,54 @@ mod tests {
         assert_eq!(f.replay("alice", &row, 0).await, Disposition::Done);
         assert_eq!(f.replays_sent(), [(0, seconds(2), "a".to_owned())]);
         assert_eq!(f.connections.rows(&person("alice")), [row]);
+    }
+
+    /// The only message of the queue, as it is received.
+    fn received_from_queue(f: &Fixture) -> Received {
+        let sent = f.queue.messages().pop().unwrap();
+        Received { attributes: sent.attributes, ..received(sent.body) }
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_missed_is_brought_though_another_device_acknowledged_it() {
+        let f = Fixture::new();
+        let listening = f.connect("alice", "p", Phase::Live, Protocol::Plain).await;
+        f.sockets.fail_next(&listening.id, Failure::transient("429"));
+        let missed = event("1", &["alice"]);
+        f.deliver(std::slice::from_ref(&missed)).await;
+        acknowledge(&f.inbox, "alice", &missed).await;
+        // What it took since is not brought a second time.
+        let replay = received_from_queue(&f);
+        f.clock.advance(seconds(1));
+        f.deliver(&[event("2", &["alice"])]).await;
+        assert_eq!(f.handle(vec![replay]).await, [Disposition::Done]);
+        assert_eq!(f.shown("p"), ["2", "1"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_missed_and_is_still_pending_is_brought_once() {
+        let f = Fixture::new();
+        let row = f.live("alice", "a").await;
+        f.sockets.fail_next(&row.id, Failure::transient("429"));
+        waiting(&f, &["alice"]).await;
+        assert_eq!(f.handle(vec![received_from_queue(&f)]).await, [Disposition::Done]);
+        assert_eq!(f.shown("a"), ["1", "2", "3"]);
+    }
+
+    #[tokio::test]
+    async fn a_replay_that_breaks_off_again_still_names_what_was_missed() {
+        let f = Fixture::new();
+        let row = f.live("alice", "a").await;
+        f.sockets.fail_next(&row.id, Failure::transient("429"));
+        let missed = waiting(&f, &["alice"]).await;
+        let first = received_from_queue(&f);
+        f.sockets.fail_next(&row.id, Failure::transient("429"));
+        assert_eq!(f.handle(vec![first]).await, [Disposition::Done]);
+        for event in &missed {
+            acknowledge(&f.inbox, "alice", event).await;
+        }
+        assert_eq!(f.handle(vec![received_from_queue(&f)]).await, [Disposition::Done]);
+        assert_eq!(f.shown("a"), ["1", "2", "3"]);
     }
 
     #[tokio::test]
@@ -371,7 +465,8 @@ mod tests {
         let f = Fixture::new();
         waiting(&f, &["alice"]).await;
         let row = f.live("alice", "a").await;
-        let replay = Replay { recipient: person("alice"), connection: row.id.clone(), registered_at: row.registered_at };
+        let (recipient, registered_at) = (person("alice"), row.registered_at);
+        let replay = Replay { recipient, connection: row.id.clone(), registered_at, missed: Missed::default() };
         let message = || received(replay.to_json());
         assert_eq!(f.handle(vec![message(), message(), message()]).await, vec![Disposition::Done; 3]);
         assert_eq!(f.shown("a"), ["1", "2", "3"]);

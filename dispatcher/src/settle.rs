@@ -63,8 +63,12 @@ impl Remains {
                 places.iter().for_each(|place| self.failures[*place] = Some(failure.clone()));
             }
             Failure::Transient { retry_after, .. } => {
-                let replay =
-                    Replay { recipient: recipient.clone(), connection: connection_id.clone(), registered_at: connection.registered_at };
+                let replay = Replay {
+                    recipient: recipient.clone(),
+                    connection: connection_id.clone(),
+                    registered_at: connection.registered_at,
+                    missed: audience.missed(*from),
+                };
                 let outgoing = replay_after(room, &replay, 1, *retry_after);
                 tracing::info!(connection = %connection_id, user = %recipient.user, entries = places.len(), delay = ?outgoing.delay, reason, "post failed; replay sent");
                 places.iter().for_each(|place| self.replays[*place].push(self.outgoing.len()));

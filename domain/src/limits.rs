@@ -56,6 +56,9 @@ pub const TICKET_LIFE: Duration = Duration::from_secs(30);
 pub const CONNECTIONS_PER_USER: usize = 20;
 /// Unread is counted up to here and then shown as `99+`.
 pub const UNREAD_CAP: u32 = 99;
+/// Entries that a replay names as missed by its connection; above, it brings all from the lowest on. 26 KiB of ids, far
+/// below what a message may have.
+pub const MISSED_IDS: usize = 1000;
 /// Rows a store reads in one query of an inbox, at the most.
 pub const PAGE_ENTRIES: usize = 100;
 

@@ -1,13 +1,14 @@
 //! What a queue carries: an event, or a command the parts send each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, InvalidEvent};
-use crate::ids::{ConnectionId, RecipientKey};
-use crate::limits::REASON_BYTES;
+use crate::ids::{ConnectionId, NotificationId, RecipientKey};
+use crate::limits::{MISSED_IDS, REASON_BYTES};
+use crate::position::Position;
 
 /// The attribute with the event's `type`.
 pub const ATTRIBUTE_TYPE: &str = "type";
@@ -69,6 +70,61 @@ pub struct Replay {
     pub connection: ConnectionId,
     /// When the connection was registered: how long a 410 may still mean *not yet*.
     pub registered_at: Timestamp,
+    /// What the connection was to be pushed and did not take.
+    #[serde(default, skip_serializing_if = "Missed::is_nothing")]
+    pub missed: Missed,
+}
+
+/// What a live connection did not take. It is brought by name, since another device of the same user may acknowledge it
+/// meanwhile: then it is pending for nobody, and yet this connection has not answered for it (R3).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// The lowest position of those, as they stood. A stamp only moves them up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<Position>,
+    /// Which; none where they are too many to name, which means all that stand there.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    ids: BTreeSet<NotificationId>,
+}
+
+impl Missed {
+    /// These entries.
+    pub fn of<'a>(entries: impl IntoIterator<Item = (Position, &'a NotificationId)>) -> Self {
+        let (mut from, mut ids): (Option<Position>, BTreeSet<_>) = (None, BTreeSet::new());
+        for (position, id) in entries {
+            from = Some(from.map_or(position, |lowest| lowest.min(position)));
+            ids.insert(*id);
+        }
+        Self { from, ids }.named_if_few()
+    }
+
+    /// Whether the connection took all.
+    pub fn is_nothing(&self) -> bool {
+        self.from.is_none()
+    }
+
+    /// Where to begin to read, if there is anything: at or below everything missed.
+    pub fn from(&self) -> Option<Position> {
+        self.from
+    }
+
+    /// Whether an entry that stands there may be one of them.
+    pub fn has(&self, id: &NotificationId) -> bool {
+        self.ids.is_empty() || self.ids.contains(id)
+    }
+
+    /// What either is about.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let (Some(one), Some(two)) = (self.from, other.from) else { return if self.is_nothing() { other } else { self } };
+        let named = !(self.ids.is_empty() || other.ids.is_empty());
+        let ids = if named { self.ids.into_iter().chain(other.ids).collect() } else { BTreeSet::new() };
+        Self { from: Some(one.min(two)), ids }.named_if_few()
+    }
+
+    fn named_if_few(self) -> Self {
+        if self.ids.len() > MISSED_IDS { Self { ids: BTreeSet::new(), ..self } } else { self }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,8 +171,43 @@ mod tests {
             recipient: RecipientKey::new(TenantId::default(), UserId::new("alice").unwrap()),
             connection: ConnectionId::new("abc=").unwrap(),
             registered_at: Timestamp::UNIX_EPOCH,
+            missed: missed(&[(7, "a"), (5, "b")]),
         };
         assert_eq!(InboxMessage::parse(replay.to_json().as_bytes()).unwrap(), InboxMessage::Replay(replay));
+    }
+
+    fn missed(entries: &[(i64, &str)]) -> Missed {
+        let at = |second: i64| Position::new(Timestamp::from_second(second).unwrap(), 0);
+        let named: Vec<_> = entries.iter().map(|(second, id)| (at(*second), NotificationId::of("/s", id))).collect();
+        Missed::of(named.iter().map(|(position, id)| (*position, id)))
+    }
+
+    #[test]
+    fn a_replay_that_names_nothing_reads_as_before() {
+        let json = r#"{"recado_replay":{"tenant":"default","user":"alice","connection":"abc=","registered_at":"1970-01-01T00:00:00Z"}}"#;
+        let InboxMessage::Replay(replay) = InboxMessage::parse(json.as_bytes()).unwrap() else { panic!("a replay") };
+        assert!(replay.missed.is_nothing());
+        assert_eq!(replay.to_json(), json);
+    }
+
+    #[test]
+    fn two_that_missed_something_missed_both_from_the_lowest_on() {
+        let both = missed(&[(7, "a")]).and(missed(&[(5, "b")]));
+        assert_eq!(both, missed(&[(5, "b"), (7, "a")]));
+        assert!(both.has(&NotificationId::of("/s", "a")) && !both.has(&NotificationId::of("/s", "c")));
+        assert_eq!(Missed::default().and(both.clone()), both);
+        assert_eq!(both.clone().and(Missed::default()), both);
+    }
+
+    #[test]
+    fn what_is_too_much_to_name_is_all_that_stands_there() {
+        let ids: Vec<String> = (0..=MISSED_IDS).map(|n| n.to_string()).collect();
+        let entries: Vec<_> = ids.iter().map(|id| (9, id.as_str())).collect();
+        let many = missed(&entries);
+        assert!(!many.is_nothing() && many.has(&NotificationId::of("/s", "another")));
+        let more = many.clone().and(missed(&[(8, "b")]));
+        assert_eq!(more.from(), missed(&[(8, "b")]).from());
+        assert!(more.has(&NotificationId::of("/s", "another")));
     }
 
     #[test]

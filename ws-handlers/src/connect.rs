@@ -8,7 +8,7 @@ use recado_domain::connection::{CloseReason, Connection, Phase, Protocol};
 use recado_domain::failure::Failure;
 use recado_domain::ids::{ConnectionId, RecipientKey};
 use recado_domain::limits;
-use recado_domain::message::{Attributes, Replay};
+use recado_domain::message::{Attributes, Missed, Replay};
 use recado_domain::opening::Credential;
 use recado_domain::ports::{Clock, Connections, Outgoing, Queue, Sockets, TicketHolder, Tickets};
 use recado_domain::ticket::Ticket;
@@ -199,7 +199,7 @@ async fn queue_replay<V, T, C, Q: Queue, S, K>(
     connection: &Connection,
 ) -> Result<(), Failure> {
     let registered_at = connection.registered_at;
-    let replay = Replay { recipient: recipient.clone(), connection: connection.id.clone(), registered_at };
+    let replay = Replay { recipient: recipient.clone(), connection: connection.id.clone(), registered_at, missed: Missed::default() };
     let delay = ports.replay_delay.min(limits::QUEUE_DELAY);
     let message = Outgoing { body: replay.to_json(), attributes: Attributes::new(), delay };
     let answer = ports.inbox_queue.send(&[message]).await.pop();
