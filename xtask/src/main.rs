@@ -1,4 +1,4 @@
-//! Developer chores: `cargo xtask test`, `infra`, `bench`, `package`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `infra`, `bench`, `model`, `package`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -55,6 +55,11 @@ enum Chore {
         #[arg(default_value_t = 100_000)]
         events: u32,
     },
+    /// Searches wider worlds of the model of delivery than the tests do; prints what docs/guarantees.md shows.
+    Model {
+        /// Only the worlds of these names.
+        worlds: Vec<String>,
+    },
     /// Builds the Lambda functions and zips them into target/package/, where infra/template.yaml finds them.
     Package {
         /// What for.
@@ -80,6 +85,7 @@ fn main() -> ExitCode {
         Chore::Infra => infra(),
         Chore::Faults { seeds, first } => faults(first, seeds),
         Chore::Bench { events } => bench(events),
+        Chore::Model { worlds } => model(&worlds),
         Chore::Package { profile, arch } => package::package(profile, arch),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
@@ -194,6 +200,15 @@ fn bench(events: u32) -> Result<()> {
         "load",
         &mut cargo(&["run", "--release", "--quiet", "--package", "recado-tests", "--bin", "recado-load", "--", &events.to_string()]),
     )?;
+    steps.summary();
+    Ok(())
+}
+
+/// In release: a search is all computation.
+fn model(worlds: &[String]) -> Result<()> {
+    let mut steps = Steps::new("model");
+    let mut run = cargo(&["run", "--release", "--quiet", "--package", "recado-model", "--example", "wide", "--"]);
+    steps.run("wide worlds", run.args(worlds))?;
     steps.summary();
     Ok(())
 }
