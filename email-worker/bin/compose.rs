@@ -25,7 +25,7 @@ pub(crate) struct Settings {
     mail: MailSettings,
     templates: Templates,
     /// How many processes share the account's sending rate.
-    share: u32,
+    pub(crate) share: u32,
 }
 
 impl Settings {
@@ -50,17 +50,10 @@ impl Settings {
         SqsQueue::new(clients, &self.email_queue, &self.email_dead_letters)
     }
 
-    /// The worker. Asks SES how many mails a second the account may send; where it does not say, nothing limits the
-    /// rate here, and what SES refuses for it is tried again.
-    pub(crate) async fn worker(self, clients: &Clients) -> OnAws {
+    /// The worker, which sends so many mails a second at the most; without a number nothing limits the rate here, and
+    /// what SES refuses for it is tried again.
+    pub(crate) fn worker(self, clients: &Clients, per_second: Option<u32>) -> OnAws {
         let mailer = SesMailer::new(clients, self.configuration_set);
-        let per_second = match mailer.max_send_rate().await {
-            Ok(rate) => Some(share_of(rate, self.share)),
-            Err(failure) => {
-                tracing::warn!(reason = failure.reason(), "the sending rate of the account is not known; mail is sent without a limit");
-                None
-            }
-        };
         tracing::info!(per_second, "mails a second of this process");
         let limited = MailConfig::new(MailSettings { per_second, ..self.mail.clone() });
         // Checked without a rate at the start, so only a rate too low for the lease remains.
@@ -76,6 +69,18 @@ impl Settings {
             entropy: Arc::new(SystemEntropy),
         };
         EmailWorker::new(ports, self.templates, config)
+    }
+}
+
+/// Asks SES how many mails a second the account may send: the part of it that one of `share` processes has, or nothing
+/// where SES does not say.
+pub(crate) async fn rate(clients: &Clients, share: u32) -> Option<u32> {
+    match SesMailer::new(clients, None).max_send_rate().await {
+        Ok(rate) => Some(share_of(rate, share)),
+        Err(failure) => {
+            tracing::warn!(reason = failure.reason(), "the sending rate of the account is not known; mail is sent without a limit");
+            None
+        }
     }
 }
 

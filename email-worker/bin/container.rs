@@ -12,7 +12,7 @@ use recado_aws::settings::{Ended, Environment};
 use recado_email_worker::RETRY;
 use recado_runtime::consumer::ConsumerConfig;
 
-use crate::compose::Settings;
+use crate::compose::{Settings, rate};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -29,6 +29,7 @@ async fn run() -> Result<(), Ended> {
     let settings = env.complete(|| settings)?;
     let clients = Clients::load().await;
     let queue = settings.queue(&clients);
-    let worker = settings.worker(&clients).await;
+    let per_second = rate(&clients, settings.share).await;
+    let worker = settings.worker(&clients, per_second);
     container.work(&clients, queue, worker, ConsumerConfig { retry: RETRY, ..ConsumerConfig::named("email") }).await
 }
