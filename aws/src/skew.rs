@@ -58,7 +58,8 @@ impl Skew {
         if offset.unsigned_abs() > limits::CLOCK_SKEW { Err(ClockOff { offset }) } else { Ok(()) }
     }
 
-    fn measure(&self, sent: Timestamp, date: Timestamp) {
+    /// Takes in what an answer shows.
+    pub(crate) fn measure(&self, sent: Timestamp, date: Timestamp) {
         let received = self.clock.now();
         if received.duration_since(sent) > SHARP {
             return;

@@ -39,5 +39,5 @@ async fn run() -> Result<(), Ended> {
         retry: RetrySchedule::default(),
         margin: MARGIN,
     };
-    serve_queue(trigger, &queue).await
+    serve_queue(trigger, clients.skew(), &queue).await
 }

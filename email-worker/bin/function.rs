@@ -35,10 +35,10 @@ async fn run() -> Result<(), Ended> {
     let settings = Settings::read(&mut env);
     let settings = env.complete(|| settings)?;
     let clients = Clients::load().await;
-    let (queue, queue_url) = (settings.queue(&clients), settings.email_queue.clone());
+    let (queue, queue_url, skew) = (settings.queue(&clients), settings.email_queue.clone(), clients.skew().clone());
     let handler = Arc::new(OnFirstBatch { clients, share: settings.share, settings: Mutex::new(Some(settings)), worker: OnceCell::new() });
     let trigger = Trigger { name: "email", queue, handler, entropy: SystemEntropy, retry: RETRY, margin: MARGIN };
-    serve_queue(trigger, &queue_url).await
+    serve_queue(trigger, &skew, &queue_url).await
 }
 
 /// The worker, put together when there is mail: it asks SES for the account's rate, and a function that starts asks

@@ -4,26 +4,51 @@
 //! A record that cannot be read is reported, is received again, and ends in the dead-letter queue by the queue's own
 //! redrive policy. One without an id cannot be reported: then what was done is deleted here, and the invocation fails,
 //! so that nothing else is deleted ("Handling errors for an SQS event source in Lambda": a failed invocation leaves
-//! the whole batch). Must not know: what a message means.
+//! the whole batch). While this machine's clock is off (R6) every batch is given back: a function has no readiness that
+//! somebody looks at. Must not know: what a message means.
+
+use std::sync::Arc;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse};
-use recado_domain::ports::{Entropy, Queue};
-use recado_runtime::consumer::Handler;
+use recado_domain::ports::{Entropy, Queue, Received};
 use recado_runtime::consumer::trigger::Trigger;
+use recado_runtime::consumer::{Disposition, Handler};
 use tokio::time::Instant;
 
 use super::records::{self, Records};
 use super::{Invocation, serve};
 use crate::settings::Ended;
+use crate::skew::Skew;
 
-/// Answers invocations with batches of the queue of this URL.
+/// Answers invocations with batches of the queue of this URL, as long as the clock holds.
 ///
 /// # Errors
 /// When the platform cannot be reached.
-pub async fn serve_queue<Q: Queue, H: Handler, E: Entropy>(trigger: Trigger<Q, H, E>, queue_url: &str) -> Result<(), Ended> {
+pub async fn serve_queue<Q: Queue, H: Handler, E: Entropy>(trigger: Trigger<Q, H, E>, skew: &Skew, queue_url: &str) -> Result<(), Ended> {
     let queue = queue_url.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    let trigger = &trigger;
+    let trigger = &with_a_clock(trigger, skew);
     serve(|invocation| async move { batch(trigger, queue, invocation).await }).await
+}
+
+/// Handles nothing while the clock is off.
+struct WithAClock<H> {
+    handler: Arc<H>,
+    skew: Skew,
+}
+
+fn with_a_clock<Q, H, E>(trigger: Trigger<Q, H, E>, skew: &Skew) -> Trigger<Q, WithAClock<H>, E> {
+    let Trigger { name, queue, handler, entropy, retry, margin } = trigger;
+    Trigger { name, queue, handler: Arc::new(WithAClock { handler, skew: skew.clone() }), entropy, retry, margin }
+}
+
+impl<H: Handler> Handler for WithAClock<H> {
+    /// Nothing is asked to find out: the answers to what was asked anyway said it, at the latest those to giving the
+    /// batch before this one back, which also say when the clock holds again.
+    async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+        let Err(off) = self.skew.check() else { return self.handler.handle(batch).await };
+        tracing::error!(reason = %off, messages = batch.len(), "nothing is handled; the messages are given back");
+        batch.iter().map(|_| Disposition::Retry { after: None, reason: off.to_string() }).collect()
+    }
 }
 
 async fn batch<Q: Queue, H: Handler, E: Entropy>(
@@ -71,13 +96,13 @@ fn item_failure(message_id: String) -> BatchItemFailure {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
-    use recado_domain::ports::{Outgoing, Received};
+    use jiff::Timestamp;
+    use recado_domain::limits;
+    use recado_domain::ports::Outgoing;
     use recado_memory::{ManualClock, MemoryQueue, SeededEntropy};
     use recado_runtime::backoff::RetrySchedule;
-    use recado_runtime::consumer::Disposition;
     use serde_json::value::RawValue;
     use serde_json::{Value, json};
 
@@ -125,8 +150,12 @@ mod tests {
     }
 
     async fn invoke(world: &World) -> Result<Value, String> {
-        let event = RawValue::from_string(json!({"Records": world.records}).to_string()).unwrap();
-        let answer = batch(&world.trigger, "test", Invocation { event, within: Duration::from_secs(30) }).await;
+        invoke_with(&world.trigger, &world.records).await
+    }
+
+    async fn invoke_with(trigger: &Trigger<MemoryQueue, impl Handler, SeededEntropy>, records: &[Value]) -> Result<Value, String> {
+        let event = RawValue::from_string(json!({"Records": records}).to_string()).unwrap();
+        let answer = batch(trigger, "test", Invocation { event, within: Duration::from_secs(30) }).await;
         answer.map(|response| serde_json::to_value(response).unwrap()).map_err(|error| error.to_string())
     }
 
@@ -141,6 +170,21 @@ mod tests {
         assert_eq!(answer, json!({"batchItemFailures": [{"itemIdentifier": id_of(&world, "retry")}]}));
         assert_eq!(world.trigger.queue.dead().len(), 1);
         assert_eq!(invoke(&world_of_nothing().await).await.unwrap(), json!({"batchItemFailures": []}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_handled_while_the_clock_is_off_and_everything_is_given_back() {
+        let World { trigger, records } = world(&["done", "done"]).await;
+        let sent = Timestamp::from_second(1_000).unwrap();
+        let skew = Skew::new(Arc::new(ManualClock::new(sent)));
+        let trigger = with_a_clock(trigger, &skew);
+        skew.measure(sent, sent + limits::CLOCK_SKEW + Duration::from_secs(1));
+        let answer = invoke_with(&trigger, &records).await.unwrap();
+        assert_eq!(answer["batchItemFailures"].as_array().map(Vec::len), Some(2), "{answer}");
+        assert_eq!((trigger.queue.depth(), trigger.queue.dead().len()), (2, 0));
+        // Set by NTP, as the answers to the release show.
+        skew.measure(sent, sent);
+        assert_eq!(invoke_with(&trigger, &records).await.unwrap(), json!({"batchItemFailures": []}));
     }
 
     async fn world_of_nothing() -> World {
