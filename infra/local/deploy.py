@@ -1,6 +1,6 @@
 """Deploys infra/template.yaml onto an emulator of AWS, as `sam deploy` would, and prints the stack's outputs as one line of JSON.
 
-    python deploy.py --endpoint URL --account 000000000001 --stack NAME [--parameter KEY=VALUE …] [--package-dir DIR] [--template FILE]
+    python deploy.py --endpoint URL --account 000000000001 --stack NAME [--parameter KEY=VALUE …] [--package-dir DIR] [--template FILE] [--verify DOMAIN]
 
 It uploads the packages that the template names, puts the template with their places beside them, creates or updates the stack, and waits for it.
 A stack that does not come up ends it with exit code 1 and the reason of every resource that failed. It refuses any endpoint but one on this machine:
@@ -55,6 +55,7 @@ def arguments():
     parser.add_argument("--parameter", action="append", default=[], type=parameter, metavar="KEY=VALUE")
     parser.add_argument("--package-dir", type=pathlib.Path, help="where the zips are; without it each is an empty program that fails")
     parser.add_argument("--template", type=pathlib.Path, default=TEMPLATE)
+    parser.add_argument("--verify", metavar="DOMAIN", help="let mail of this domain out, as SES does once its DNS records are set")
     return parser.parse_args()
 
 
@@ -165,6 +166,8 @@ def failures(given, cloudformation):
 
 
 def deploy(given):
+    if given.verify:
+        client(given, "ses").verify_domain_identity(Domain=given.verify)
     template = yaml_parse(given.template.read_text(encoding="utf-8"))
     cloudformation = client(given, "cloudformation")
     url = upload(given, client(given, "s3"), template)

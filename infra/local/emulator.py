@@ -4,6 +4,7 @@
 
 What it adds to ministack:
 
+* mails that were sent can be read: GET /_recado/mails?account=000000000001 as JSON, /_recado/mailbox as text;
 * nothing waits for a delayed acknowledgement of TCP (40 ms a Lambda call otherwise);
 * the clock of SQS can be set forward for one account, so that tests of leases and delays wait for nothing:
   POST /_recado/advance {"account": "000000000001", "seconds": 3600};
@@ -15,12 +16,16 @@ What it adds to ministack:
 * an HTTP API answers whoever asks, in whatever account it is;
 * where it enforces IAM, requests count as encrypted in transit: there is no TLS here, and the template's policies refuse what came without.
 
-It ends with its parent's standard input, so that nothing is left over when whoever started it is killed.
+It ends with its parent's standard input, so that nothing is left over when whoever started it is killed. Where it leads a process
+group, the functions that it started end with it, and at once, unless it keeps what it holds.
 """
 
 import argparse
+import base64
 import contextlib
 import contextvars
+import email
+import email.policy
 import json
 import os
 import pathlib
@@ -127,6 +132,15 @@ class KeptMails:
     def of(self, account):
         return self._mails.get(account, [])
 
+    def readable(self, account):
+        """For people: the headers they look at, and the part for those without HTML."""
+        mails = [email.message_from_bytes(base64.b64decode(mail["message"]), policy=email.policy.default) for mail in self.of(account)]
+        return "\n".join(
+            "".join(f"{name}: {mail[name]}\n" for name in ("From", "To", "Subject", "Date"))
+            + f"\n{mail.get_body(('plain', 'html')).get_content().strip()}\n{'─' * 72}"
+            for mail in mails
+        ) or "no mail was sent yet"
+
     def forget(self, account):
         self._mails.pop(account, None)
 
@@ -144,9 +158,11 @@ def with_routes(app, routes):
             body += message.get("body", b"")
             more = message.get("more_body", False)
         query = dict(urllib.parse.parse_qsl(scope.get("query_string", b"").decode()))
-        answer = json.dumps(route(json.loads(body) if body else query)).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
-        await send({"type": "http.response.body", "body": answer})
+        answer = route(json.loads(body) if body else query)
+        kind = b"text/plain; charset=utf-8" if isinstance(answer, str) else b"application/json"
+        text = f"{answer}\n" if isinstance(answer, str) else json.dumps(answer)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        await send({"type": "http.response.body", "body": text.encode()})
 
     return wrapped
 
@@ -194,9 +210,12 @@ def scope_of(apigateway, api):
     return owner and owner[1:]
 
 
-def end_with_parent():
+def end_with_parent(persist):
     """The parent holds the other end of standard input: when that closes, the parent is gone."""
     sys.stdin.buffer.read()
+    # What is kept is written on the way out.
+    if os.getpgrp() == os.getpid() and not persist:
+        os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -239,6 +258,7 @@ def main():
         "/_recado/advance": lambda asked: sqs.time.advance(asked["account"], float(asked["seconds"])),
         "/_recado/endpoint": lambda asked: endpoints.tell(asked["account"], asked["endpoint"]),
         "/_recado/mails": lambda asked: mails.of(asked["account"]),
+        "/_recado/mailbox": lambda asked: mails.readable(asked["account"]),
         "/_recado/connections": lambda asked: [
             connection for connection, record in apigateway._ws_connections.items() if record.get("apiId") == asked["api"]
         ],
@@ -247,7 +267,7 @@ def main():
     apigateway._invoke_ws_lambda = subprotocols.invoke
     ministack.app.app = subprotocols.wrap(with_routes(ministack.app.app, routes))
     sys.argv = sys.argv[:1]
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(given.persist,), daemon=True).start()
     threading.Thread(target=announce, args=(port,), daemon=True).start()
     ministack.app.main()
 

@@ -4,23 +4,21 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::mpsc::{self, TryRecvError};
 
 use anyhow::{Context, Result, bail};
 
+use crate::process::Process;
 use crate::steps::{self, Steps, command};
+use crate::stop::Stop;
 
 /// The oldest Python that the packages run on.
 const PYTHON: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))";
 const REQUIREMENTS: &str = "infra/local/requirements.txt";
 const PROGRAM: &str = "infra/local/emulator.py";
-/// How long it may take to end by itself before it is killed.
-const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A Python with everything in `infra/local/requirements.txt`, in a virtual environment under target/.
 #[derive(Debug, Clone)]
@@ -67,8 +65,23 @@ impl Python {
 pub(crate) struct Emulator {
     /// Its URL.
     pub(crate) endpoint: String,
-    process: Option<(Child, ChildStdin)>,
+    process: Option<Process>,
     state: PathBuf,
+}
+
+/// How one is started.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    /// A folder of its own, which goes when it ends.
+    pub(crate) state: PathBuf,
+    /// What it complains about.
+    pub(crate) log: PathBuf,
+    /// A free one where none is said.
+    pub(crate) port: Option<u16>,
+    /// Whether it enforces permissions.
+    pub(crate) auth: bool,
+    /// Ends the wait for it.
+    pub(crate) stop: &'a Stop,
 }
 
 impl Emulator {
@@ -80,63 +93,64 @@ impl Emulator {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let state = folder().join(format!("emulator-{}-{number}", std::process::id()));
-        fs::create_dir_all(&state)?;
         // Stays until the next one, to be read after a failure.
-        let log_path = folder().join(format!("emulator-{number}.log"));
-        let log = fs::File::create(&log_path)?;
+        let log = folder().join(format!("emulator-{number}.log"));
+        Self::start_as(python, Start { state, log, port: None, auth, stop: &Stop::default() })
+    }
+
+    /// Starts one, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not start, or somebody asked to stop.
+    pub(crate) fn start_as(python: &Python, Start { state, log, port, auth, stop }: Start<'_>) -> Result<Self> {
+        fs::create_dir_all(&state)?;
+        let file = fs::File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
         let mut run = python.command(&[PROGRAM, "--state", text(&state)?])?;
         if auth {
             run.arg("--auth");
         }
-        // A group of its own: what it starts (functions) ends with it, and our Ctrl-C does not reach it before us.
-        run.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        let mut child = run.spawn().context("the local AWS cannot be started")?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let (stdin, stdout) = stdin.zip(stdout).context("the local AWS has no pipes")?;
+        if let Some(port) = port {
+            run.args(["--port", &port.to_string()]);
+        }
+        let mut process = Process::start("the local AWS", run.stdout(Stdio::piped()).stderr(file))?;
+        let output = process.output().context("the local AWS has no output")?;
         // From here on dropping it ends the process.
-        let mut emulator = Self { endpoint: String::new(), process: Some((child, stdin)), state };
-        let mut lines = BufReader::new(stdout);
-        let mut line = String::new();
-        lines.read_line(&mut line)?;
+        let mut emulator = Self { endpoint: String::new(), process: Some(process), state };
+        let (said, first) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(output);
+            let mut line = String::new();
+            // Nobody listens any more where the wait was over.
+            said.send(lines.read_line(&mut line).map(|_| line)).ok();
+            // What it says further goes nowhere, and must not fill the pipe.
+            std::io::copy(&mut lines, &mut std::io::sink())
+        });
+        let line = stop.until(|| match first.try_recv() {
+            Ok(line) => Ok(Some(line?)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => bail!("the local AWS said nothing"),
+        })?;
         // {"ready": true, "endpoint": "http://127.0.0.1:4566"}
         let endpoint = line.split('"').find(|part| part.starts_with("http://"));
-        emulator.endpoint = endpoint.with_context(|| format!("the local AWS did not start; {} says why", log_path.display()))?.to_owned();
-        // What it says further goes nowhere, and must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        emulator.endpoint = endpoint.with_context(|| format!("the local AWS did not start; {} says why", log.display()))?.to_owned();
         Ok(emulator)
+    }
+
+    /// How it ended, if it did.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.as_mut().map_or(Ok(None), Process::ended)
     }
 }
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        if let Some((child, stdin)) = self.process.take() {
-            end(child, stdin);
-        }
+        drop(self.process.take());
         // Left behind at the worst: the next `cargo clean` takes it.
         fs::remove_dir_all(&self.state).ok();
     }
-}
-
-/// Asks it to end, waits, and kills whatever of its group is still there.
-fn end(mut child: Child, stdin: ChildStdin) {
-    let group = child.id();
-    drop(stdin);
-    let (ended, end) = mpsc::channel();
-    std::thread::spawn(move || {
-        // Nobody listens any more when it took too long.
-        ended.send(child.wait()).ok();
-    });
-    let in_time = end.recv_timeout(FAREWELL).is_ok();
-    // Also after a farewell in time: a function that it ran may have outlived it.
-    signal("KILL", group);
-    if !in_time {
-        end.recv_timeout(FAREWELL).ok();
-    }
-}
-
-/// The shell's own `kill`, since the standard library has no signals for groups.
-fn signal(name: &str, group: u32) {
-    steps::answers(&mut command("sh", &["-c", &format!("kill -{name} -{group}")]));
 }
 
 /// Where everything of the local AWS is kept.
@@ -148,22 +162,4 @@ pub(crate) fn folder() -> PathBuf {
 
 fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("the path {} is not UTF-8", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ending_it_ends_what_it_started() {
-        // Like the emulator: ends with its standard input, and leaves a process of its group behind.
-        let mut run = command("sh", &["-c", "sleep 600 & cat"]);
-        let mut child = run.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        end(child, stdin);
-        // The pipe closes when the last process that holds it is gone.
-        let (closed, pipe) = mpsc::channel();
-        std::thread::spawn(move || closed.send(std::io::copy(&mut stdout, &mut std::io::sink()).is_ok()));
-        assert_eq!(pipe.recv_timeout(FAREWELL), Ok(true));
-    }
 }

@@ -1,13 +1,16 @@
-//! Developer chores: `cargo xtask test`, `infra`, `bench`, `model`, `package`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks on its output")]
 
+mod aws_local;
 mod emulator;
 mod package;
+mod process;
 mod steps;
+mod stop;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -38,6 +41,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         nextest: Vec<String>,
     },
+    /// Starts Recado as on AWS, on an emulator of AWS on this machine, and says how to use it; Ctrl-C ends all of it.
+    AwsLocal(aws_local::Options),
     /// Checks infra/template.yaml: cfn-lint, the rules it keeps, that each rule can be broken, and that every variant deploys.
     Infra,
     /// Runs the suite of faults on AWS by one seed after the other: each decides otherwise about what goes wrong where.
@@ -82,6 +87,7 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Test { nextest } => test(&nextest),
+        Chore::AwsLocal(options) => aws_local::run(&options),
         Chore::Infra => infra(),
         Chore::Faults { seeds, first } => faults(first, seeds),
         Chore::Bench { events } => bench(events),

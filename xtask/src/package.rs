@@ -89,22 +89,58 @@ pub(crate) fn package(profile: Profile, arch: Arch) -> Result<()> {
 pub(crate) fn zip_all(profile: Profile, arch: Arch, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     println!("\n{:<16} {:>12} {:>12}  newest glibc", "function", "program", "zip");
-    for (name, binary) in FUNCTIONS {
-        let program = stripped(&built(profile, arch).join(binary), profile, arch, &folder.join(format!("{name}.bootstrap")))?;
-        let (major, minor) = newest_glibc(&program, arch)?;
-        ensure!(
-            (major, minor) <= GLIBC,
-            "{binary} asks for glibc {major}.{minor}, and Amazon Linux 2023 has {}.{}: build it on an older system, or with cargo-zigbuild",
-            GLIBC.0,
-            GLIBC.1
-        );
-        let zip = folder.join(format!("{name}.zip"));
-        write_zip(&program, &zip, profile)?;
-        println!("{name:<16} {:>10} K {:>10} K  {major}.{minor}", kibibytes(&program)?, kibibytes(&zip)?);
-        fs::remove_file(&program).with_context(|| format!("{} cannot be removed", program.display()))?;
+    for function in FUNCTIONS {
+        let Zipped { program, zip, glibc: (major, minor) } = zip_one(function, profile, arch, folder)?;
+        println!("{:<16} {program:>10} K {zip:>10} K  {major}.{minor}", function.0);
     }
     println!("\nin {}\n", folder.display());
     Ok(())
+}
+
+/// Zips into a folder, which has nothing but zips of this profile and architecture, what was built after its zip there.
+pub(crate) fn zip_changed(profile: Profile, arch: Arch, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    for (name, binary) in FUNCTIONS {
+        let (program, zip) = (built(profile, arch).join(binary), zip_of(folder, name));
+        let is_new = changed(&zip).is_ok_and(|zipped| changed(&program).is_ok_and(|built| built < zipped));
+        if !is_new {
+            zip_one((name, binary), profile, arch, folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// What came of a function: kibibytes, and the newest glibc it asks for.
+struct Zipped {
+    program: u64,
+    zip: u64,
+    glibc: (u32, u32),
+}
+
+fn zip_one((name, binary): (&str, &str), profile: Profile, arch: Arch, folder: &Path) -> Result<Zipped> {
+    let program = stripped(&built(profile, arch).join(binary), profile, arch, &folder.join(format!("{name}.bootstrap")))?;
+    let glibc = newest_glibc(&program, arch)?;
+    ensure!(
+        glibc <= GLIBC,
+        "{binary} asks for glibc {}.{}, and Amazon Linux 2023 has {}.{}: build it on an older system, or with cargo-zigbuild",
+        glibc.0,
+        glibc.1,
+        GLIBC.0,
+        GLIBC.1
+    );
+    // Beside it first: a zip that is there is whole.
+    let (zip, beside) = (zip_of(folder, name), folder.join(format!("{name}.zip.new")));
+    write_zip(&program, &beside, profile)?;
+    fs::rename(&beside, &zip).with_context(|| format!("{} cannot be written", zip.display()))?;
+    let zipped = Zipped { program: kibibytes(&program)?, zip: kibibytes(&zip)?, glibc };
+    fs::remove_file(&program).with_context(|| format!("{} cannot be removed", program.display()))?;
+    Ok(zipped)
+}
+
+/// The zip of a function in a folder.
+pub(crate) fn zip_of(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.zip"))
 }
 
 /// Where the zips are; `infra/template.yaml` names them there.
@@ -139,7 +175,7 @@ fn can_build(arch: Arch) -> Result<()> {
 }
 
 /// One build for all, so that they share what they depend on.
-fn build(profile: Profile, arch: Arch) -> Command {
+pub(crate) fn build(profile: Profile, arch: Arch) -> Command {
     if profile == Profile::Emulator && arch == Arch::of_this_machine() {
         // As `cargo xtask test` builds, so that nothing is built a second time with other features.
         return cargo(&["build", "--workspace", "--all-features", "--bins", "--tests"]);
@@ -159,7 +195,7 @@ fn build(profile: Profile, arch: Arch) -> Command {
 }
 
 /// Where [`build`] leaves its programs.
-fn built(profile: Profile, arch: Arch) -> PathBuf {
+pub(crate) fn built(profile: Profile, arch: Arch) -> PathBuf {
     match profile {
         Profile::Emulator if arch == Arch::of_this_machine() => target().join("debug"),
         Profile::Emulator => target().join(arch.target()).join("debug"),

@@ -2,16 +2,21 @@
 //!
 //! Must not know: what the commands are for.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// The steps of one chore.
+use crate::process;
+use crate::stop::Stop;
+
+/// The steps of one chore. What they say goes to standard error: standard output is for what a chore makes.
 #[derive(Debug)]
 pub(crate) struct Steps {
     chore: &'static str,
+    stop: Option<Stop>,
     done: Vec<(&'static str, Outcome)>,
 }
 
@@ -23,23 +28,77 @@ enum Outcome {
 
 impl Steps {
     pub(crate) fn new(chore: &'static str) -> Self {
-        Self { chore, done: Vec::new() }
+        Self { chore, stop: None, done: Vec::new() }
+    }
+
+    /// Steps that end, with everything they started, when somebody asks to stop.
+    pub(crate) fn until(chore: &'static str, stop: Stop) -> Self {
+        Self { stop: Some(stop), ..Self::new(chore) }
     }
 
     /// Runs a command to its end, its output in ours.
     ///
     /// # Errors
-    /// When it cannot start or does not succeed.
+    /// When it cannot start or does not succeed, or somebody asked to stop.
     pub(crate) fn run(&mut self, name: &'static str, command: &mut Command) -> Result<()> {
-        println!("── {}: {name} ({})", self.chore, shown(command));
+        let shown = shown(command);
+        eprintln!("── {}: {name} ({shown})", self.chore);
+        self.finish(name, command, &shown)
+    }
+
+    /// As [`Steps::run`], for a command that is too long to be shown, or has a secret.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn run_quietly(&mut self, name: &'static str, command: &mut Command) -> Result<()> {
+        eprintln!("── {}: {name}", self.chore);
+        let program = Path::new(command.get_program()).to_string_lossy().into_owned();
+        self.finish(name, command, &program)
+    }
+
+    fn finish(&mut self, name: &'static str, command: &mut Command, shown: &str) -> Result<()> {
         let start = Instant::now();
-        let status = command.status().with_context(|| format!("{name}: cannot start {}", shown(command)))?;
+        let status = match &self.stop {
+            None => command.status().with_context(|| format!("{name}: cannot start {shown}"))?,
+            Some(stop) => {
+                // Ours alone to end: a signal that reaches us does not reach it.
+                let mut child = command.process_group(0).spawn().with_context(|| format!("{name}: cannot start {shown}"))?;
+                let waited = stop.until(|| Ok(child.try_wait()?));
+                if waited.is_err() {
+                    process::signal("TERM", child.id());
+                    // It was told, and what it answers changes nothing.
+                    child.wait().ok();
+                }
+                waited?
+            }
+        };
         let took = start.elapsed();
         self.done.push((name, Outcome::Ran(took)));
         if !status.success() {
-            bail!("{name} failed after {:.1} s: {}", took.as_secs_f32(), shown(command));
+            bail!("{name} failed after {:.1} s: {shown}", took.as_secs_f32());
         }
         Ok(())
+    }
+
+    /// Does something that is no command.
+    ///
+    /// # Errors
+    /// Whatever it fails with.
+    pub(crate) fn note<T>(&mut self, name: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        eprintln!("── {}: {name}", self.chore);
+        let start = Instant::now();
+        let done = step()?;
+        self.done.push((name, Outcome::Ran(start.elapsed())));
+        Ok(done)
+    }
+
+    /// How long each step took.
+    pub(crate) fn times(&self) -> Vec<(&'static str, Duration)> {
+        let ran = |(name, outcome): &(&'static str, Outcome)| match outcome {
+            Outcome::Ran(took) => Some((*name, *took)),
+            Outcome::Skipped(_) => None,
+        };
+        self.done.iter().filter_map(ran).collect()
     }
 
     /// Notes that a step did not run, and why.
@@ -49,11 +108,11 @@ impl Steps {
 
     /// Says what ran.
     pub(crate) fn summary(&self) {
-        println!("── {}: passed", self.chore);
+        eprintln!("── {}: passed", self.chore);
         for (name, outcome) in &self.done {
             match outcome {
-                Outcome::Ran(took) => println!("   {name:<24} {:>7.1} s", took.as_secs_f32()),
-                Outcome::Skipped(why) => println!("   {name:<24} skipped: {why}"),
+                Outcome::Ran(took) => eprintln!("   {name:<24} {:>7.1} s", took.as_secs_f32()),
+                Outcome::Skipped(why) => eprintln!("   {name:<24} skipped: {why}"),
             }
         }
     }
