@@ -1,5 +1,5 @@
 //! `cargo xtask aws-local` as its user meets it: what it says works when used as it says, and nothing of it is left
-//! when it ends, however it ends.
+//! when it ends, however it ends. Also that no function asks AWS for anything while it starts.
 //!
 //! Takes the packages and programs that `cargo xtask test` made. Must not know: anything of the command's inside.
 
@@ -238,6 +238,15 @@ mod aws {
         assert!(TcpStream::connect(ready.port()?).is_err());
         // Only its folder: nobody was there to remove it.
         ready.remove_folder()
+    }
+
+    #[tokio::test]
+    async fn no_function_asks_aws_for_anything_while_it_starts() -> Tested {
+        let mut measure = command(built("xtask")?);
+        measure.args(["init-time", "--profile", "emulator", "--starts", "1"]);
+        let measured = Ended::of(measure).await?;
+        ensure!(measured.code == Some(0) && measured.out.contains("| ws-connect |"), "{measured:?}");
+        Ok(())
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `init-time`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -7,6 +7,7 @@
 
 mod aws_local;
 mod emulator;
+mod init_time;
 mod package;
 mod process;
 mod steps;
@@ -74,6 +75,8 @@ enum Chore {
         #[arg(long, value_enum, default_value_t = Arch::X86)]
         arch: Arch,
     },
+    /// Measures how long each packaged function takes from its start until it asks for work, and that it asks AWS for nothing before.
+    InitTime(init_time::Options),
     /// Writes the JSON Schemas of events and frames from the Rust types into schemas/.
     Schemas {
         /// Writes nothing; fails where a file is not what the types say.
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Chore::Bench { events } => bench(events),
         Chore::Model { worlds } => model(&worlds),
         Chore::Package { profile, arch } => package::package(profile, arch),
+        Chore::InitTime(options) => init_time::run(&options),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
     };
