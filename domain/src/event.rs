@@ -7,8 +7,8 @@ use std::fmt;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::ids::{NotificationId, RecipientKey, TenantId, UserId, check_text};
@@ -39,7 +39,7 @@ pub struct Document {
     #[schemars(length(min = 1, max = limits::TYPE_BYTES))]
     pub event_type: String,
     /// When it happened (RFC 3339). Without it: when Recado first stored it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "moment", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub time: Option<Timestamp>,
     /// `application/json`, where given.
@@ -81,7 +81,7 @@ pub struct Data {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
     /// From then on nobody needs to see it (RFC 3339).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "moment", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub expires_at: Option<Timestamp>,
 }
@@ -117,6 +117,12 @@ pub enum Channel {
     Inbox,
     /// Mail.
     Email,
+}
+
+/// The library would quote what is no moment.
+fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let moment = |text: String| text.parse().map_err(|_| D::Error::custom("is no moment of RFC 3339, such as `2026-11-24T10:00:00Z`"));
+    Option::<String>::deserialize(from)?.map(moment).transpose()
 }
 
 fn inbox_only() -> Vec<Channel> {
@@ -306,13 +312,18 @@ fn shape(error: &serde_path_to_error::Error<serde_json::Error>) -> InvalidEvent 
     InvalidEvent::one(field, problem)
 }
 
-/// serde quotes what it found (`invalid type: string "…", expected …`): keep the kinds, drop the content.
+/// serde quotes what it found (``invalid type: string "…", expected …``, ``unknown variant `…`, expected …``): keep the kinds, drop the
+/// content, which may hold quotes of its own.
 fn withhold_values(message: &str) -> String {
-    let message = message.split(" at line ").next().unwrap_or(message);
-    match (message.find('"'), message.rfind('"')) {
-        (Some(first), Some(last)) if last > first => format!("{}…{}", &message[..first], &message[last + 1..]),
-        _ => message.to_owned(),
+    let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    let tells_what_it_found = message.starts_with("invalid ") || message.starts_with("unknown variant ");
+    // Anything else is our own, or names a field of ours.
+    if !tells_what_it_found {
+        return message.to_owned();
     }
+    let (found, expected) = message.rfind(", expected ").map_or((message, ""), |at| message.split_at(at));
+    let kind = found.find(['"', '`']).map_or(found, |quote| &found[..quote]);
+    format!("{}{expected}", kind.trim_end())
 }
 
 /// Collects violations, so that a producer sees all of them at once.
@@ -453,7 +464,10 @@ mod tests {
     fn with(pointer: &str, value: Value) -> Result<Event, InvalidEvent> {
         let mut event = sample();
         let (parent, key) = pointer.rsplit_once('/').unwrap();
-        event.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(key.to_owned(), value);
+        match event.pointer_mut(parent).unwrap() {
+            Value::Array(entries) => entries[key.parse::<usize>().unwrap()] = value,
+            fields => fields[key] = value,
+        }
         Event::parse(event.to_string().as_bytes())
     }
 
@@ -543,8 +557,31 @@ mod tests {
     fn an_error_never_repeats_the_value() {
         let error = with("/data/recipients", json!([{"id": "alice", "email": {"secret": "x"}}])).unwrap_err();
         assert!(!error.to_string().contains("secret"), "{error}");
-        let error = with("/data/expires_at", json!("s3cret")).unwrap_err();
-        assert!(!error.to_string().contains("s3cret"), "{error}");
+        for pointer in ["/time", "/data/expires_at", "/data/channels/0", "/data/recipients/0", "/data/tenant", "/data", "/id"] {
+            for value in [
+                json!("s3cret`, expected \"s3cret"),
+                json!({ "s3cret": "s3cret" }),
+                json!(["s3cret"]),
+                json!(4711),
+                json!(47.11),
+                json!(true),
+            ] {
+                let Err(error) = with(pointer, value) else { continue };
+                let told = ["s3cret", "4711", "47.11", "true"].into_iter().find(|value| error.to_string().contains(value));
+                assert_eq!(told, None, "{pointer}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_was_expected() {
+        let problem = |pointer, value| with(pointer, value).unwrap_err().violations.remove(0).problem;
+        assert_eq!(problem("/data/channels/0", json!("sms")), "unknown variant, expected `inbox` or `email`");
+        assert_eq!(problem("/data/title", json!(7)), "invalid type: integer, expected a string");
+        assert_eq!(problem("/data/recipients", json!("alice")), "invalid type: string, expected a sequence");
+        assert_eq!(problem("/time", json!("yesterday")), "is no moment of RFC 3339, such as `2026-11-24T10:00:00Z`");
+        assert_eq!(problem("/data/recipients/0/id", json!("")), "is empty; give 1 to 128 bytes");
+        assert_eq!(problem("/data", json!({})), "missing field `recipients`");
     }
 
     #[test]

@@ -186,7 +186,8 @@ impl std::str::FromStr for NotificationId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        if text.len() != 26 || text.bytes().any(|b| b.is_ascii_uppercase()) {
+        // 26 characters hold 130 bits, of which the library drops the upper two: each id would have four names.
+        if text.len() != 26 || !text.starts_with(|first| ('0'..='7').contains(&first)) || text.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(InvalidId::NotANotification);
         }
         let parsed = ulid::Ulid::from_string(text).map_err(|_| InvalidId::NotANotification)?;
@@ -255,6 +256,14 @@ mod tests {
         assert_ne!(id, NotificationId::of("/publication", "s01JD"));
         // Pinned: a change of this value would show every stored notification a second time.
         assert_eq!(id.to_string(), "00pn568fyznyxf8h5ta5dc69m8");
+    }
+
+    #[test]
+    fn a_notification_has_one_name() {
+        let id = NotificationId::of("/publications", "01JD").to_string();
+        for first in ["8", "g", "r", "o", "é"] {
+            assert_eq!(format!("{first}{}", &id[first.len()..]).parse::<NotificationId>(), Err(InvalidId::NotANotification), "{first}");
+        }
     }
 
     #[test]

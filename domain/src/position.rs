@@ -85,6 +85,10 @@ impl std::str::FromStr for Position {
     type Err = InvalidPosition;
 
     fn from_str(text: &str) -> Result<Self, InvalidPosition> {
+        // 26 characters hold 130 bits. The library drops the upper two, and reads the highest text there is as a low position.
+        if text.bytes().next().is_none_or(|first| first > b'7') {
+            return Err(InvalidPosition);
+        }
         Ulid::from_string(text).map(Self).map_err(|_| InvalidPosition)
     }
 }
@@ -185,6 +189,14 @@ mod tests {
         assert!(Position::new(at(1), u128::MAX) < Position::new(at(2), 0));
         assert_eq!(Position::new(at(100), 7).back(Duration::from_secs(60)), Position::floor(at(40)));
         assert_eq!(Position::new(at(100), 7).age(at(130)), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_text_above_the_highest_position_is_none() {
+        assert_eq!("7ZZZZZZZZZZZZZZZZZZZZZZZZZ".parse(), Ok(Position(Ulid(u128::MAX))));
+        for text in ["8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "80000000000000000000000000", "ZZZZZZZZZZZZZZZZZZZZZZZZZZ", "", "7"] {
+            assert_eq!(text.parse::<Position>(), Err(InvalidPosition), "{text}");
+        }
     }
 
     #[test]
