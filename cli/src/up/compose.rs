@@ -76,8 +76,7 @@ pub(super) async fn start(settings: Settings) -> Result<Running, StartError> {
     let upgrades = sockets::router(sockets.clone(), Arc::new(socket_routes(&store, &sockets, &verifier)));
     let app = application(&settings, &store, answers, upgrades, development.clone());
     let door = Door::new(listener, max_sockets + SPARE_CONNECTIONS);
-    let serving = axum::serve(door, app).with_graceful_shutdown(closing.clone().cancelled_owned());
-    let http = watched("http server", closing.clone(), failure.clone(), async { serving.await });
+    let http = watched("http server", closing.clone(), failure.clone(), sockets::serve(door, app, closing.clone()));
 
     let work = Work { settings: &settings, stop: &stopping, failure: &failure };
     let consumers = vec![work.dispatch(&store, &sockets), work.mail(&store, mail)];

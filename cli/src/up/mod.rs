@@ -72,7 +72,7 @@ pub struct Running {
     closing: CancellationToken,
     /// Ends consumers and what runs beside them.
     stopping: CancellationToken,
-    http: JoinHandle<Option<std::io::Result<()>>>,
+    http: JoinHandle<Option<()>>,
     consumers: Vec<JoinHandle<Option<Drained>>>,
     background: Vec<JoinHandle<Option<()>>>,
     sockets: OpenSockets,

@@ -208,7 +208,8 @@ impl<R: Routes> Reader<'_, R> {
                 Some(Err(error)) => return self.handle.end(ending_of(error)),
                 None => return self.handle.end(Ending::Lost),
             };
-            if matches!(message, Message::Text(_) | Message::Ping(_)) && !allowance.take(Instant::now()) {
+            // Whatever it is, it costs a turn: a pong that nobody asked for as much as a frame.
+            if !matches!(message, Message::Close(_)) && !allowance.take(Instant::now()) {
                 return self.handle.end(Ending::Reason(CloseReason::RateLimited));
             }
             match message {

@@ -3,7 +3,6 @@
 //! Must not know: what is spoken over them.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,8 +12,9 @@ use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 
-/// A TCP listener for [`mod@axum::serve`] with a bounded number of connections: one more waits in the system's queue.
+/// A TCP listener with a bounded number of connections: one more waits in the system's queue.
 #[derive(Debug)]
 pub struct Door {
     listener: TcpListener,
@@ -26,23 +26,15 @@ impl Door {
     pub fn new(listener: TcpListener, max: usize) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))) }
     }
-}
 
-impl Listener for Door {
-    type Io = Guest;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Guest, SocketAddr) {
+    /// The next connection, as soon as there is a place for it.
+    pub(super) async fn accept(&mut self) -> Guest {
         let place = self.places.clone().acquire_owned().await.ok();
-        let (stream, address) = Listener::accept(&mut self.listener).await;
+        let (stream, _) = Listener::accept(&mut self.listener).await;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection keeps nagle's algorithm");
         }
-        (Guest { stream: Some(stream), place }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        Guest { stream: Some(stream), place, stuck: None }
     }
 }
 
@@ -51,10 +43,27 @@ impl Listener for Door {
 /// A socket closed with unread bytes resets the connection, and the reset may overtake the answer that says why
 /// (RFC 9112, 9.6). So what still comes in is read and thrown away for a moment.
 #[derive(Debug)]
-pub struct Guest {
+pub(super) struct Guest {
     /// Taken when dropped.
     stream: Option<TcpStream>,
     place: Option<OwnedSemaphorePermit>,
+    /// When a peer that takes nothing of what is written is given up; `None` while it takes it.
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long a peer may take nothing of an answer. Longer than what sockets allow for a frame, which says why.
+const TAKE_WITHIN: Duration = Duration::from_secs(30);
+
+impl Guest {
+    /// The outcome of a write, or an error when writes have been stuck for too long.
+    fn or_given_up(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(TAKE_WITHIN)));
+        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 /// How long, and how many bytes, a connection that we closed is still listened to.
@@ -95,10 +104,11 @@ impl AsyncRead for Guest {
 
 impl AsyncWrite for Guest {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Some(stream) => Pin::new(stream).poll_write(cx, bytes),
             None => Poll::Ready(Err(gone())),
-        }
+        };
+        self.or_given_up(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -116,10 +126,11 @@ impl AsyncWrite for Guest {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Some(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             None => Poll::Ready(Err(gone())),
-        }
+        };
+        self.or_given_up(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -12,6 +12,7 @@ mod accept;
 mod connection;
 mod door;
 mod rate;
+mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ use tokio_util::task::TaskTracker;
 pub use self::accept::router;
 use self::connection::{Ending, Handle};
 pub use self::door::Door;
+pub use self::serve::serve;
 
 /// What happens to a connection, as on API Gateway: `$connect`, `$default`, `$disconnect`.
 pub trait Routes: Send + Sync + 'static {
@@ -101,9 +103,9 @@ pub struct SocketOptions {
     pub origins: Origins,
     /// Sockets open or opening at the same time; one more is refused with 503.
     pub max_sockets: usize,
-    /// Messages and pings a client may send a second, sustained.
+    /// Messages, pings and pongs a client may send a second, sustained.
     pub client_frames_per_second: u32,
-    /// Messages and pings a client may send at once after a quiet time.
+    /// Messages, pings and pongs a client may send at once after a quiet time.
     pub client_frames_burst: u32,
     /// How often the server pings; a peer not heard of for two and a half times as long is dead.
     pub ping_every: Duration,

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -85,7 +86,7 @@ async fn server_with(options: SocketOptions, token_lasts: Duration, connects: us
     let app = router(sockets.clone(), routes.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(Door::new(listener, 1000), app).await });
+    tokio::spawn(serve(Door::new(listener, 1000), app, CancellationToken::new()));
     Server { address, sockets, routes, calls: Mutex::new(calls) }
 }
 
