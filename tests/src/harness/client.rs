@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -136,8 +136,10 @@ impl Client {
         if let Some(at) = self.waiting.iter().position(&wanted) {
             return Ok(self.waiting.remove(at));
         }
+        // One for the whole wait: pings must not push it on.
+        let until = Instant::now() + DEADLINE;
         loop {
-            match timeout(DEADLINE, self.socket.next()).await.context("no frame came")? {
+            match timeout_at(until, self.socket.next()).await.context("no frame came")? {
                 Some(Ok(Message::Text(text))) => {
                     let Some(frame) = self.fresh(serde_json::from_str(&text)?) else { continue };
                     if wanted(&frame) {

@@ -110,9 +110,27 @@ impl Folder {
     /// # Errors
     /// When it does not start.
     pub async fn up(&self, more: &[&str]) -> anyhow::Result<Recado> {
-        let mut args = vec!["up", "--json", "--listen", "127.0.0.1:0", "--log", "warn"];
+        self.start("warn", Stdio::inherit(), more).await
+    }
+
+    /// Starts a server that logs all there is into [`Folder::log`], and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn up_watched(&self, more: &[&str]) -> anyhow::Result<Recado> {
+        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
+        self.start("trace", log.into(), more).await
+    }
+
+    /// Where [`Folder::up_watched`] logs.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    async fn start(&self, log: &str, to: Stdio, more: &[&str]) -> anyhow::Result<Recado> {
+        let mut args = vec!["up", "--json", "--listen", "127.0.0.1:0", "--log", log];
         args.extend(more);
-        let mut child = self.command(&args)?.stdout(Stdio::piped()).spawn()?;
+        let mut child = self.command(&args)?.stdout(Stdio::piped()).stderr(to).spawn()?;
         let out = child.stdout.take().context("standard output is piped")?;
         let mut lines = BufReader::new(out).lines();
         let line = timeout(DEADLINE, lines.next_line()).await.context("the server was not ready in time")??;
