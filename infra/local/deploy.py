@@ -1,8 +1,10 @@
 """Deploys infra/template.yaml onto an emulator of AWS, as `sam deploy` would, and prints the stack's outputs as one line of JSON.
 
     python deploy.py --endpoint URL --account 000000000001 --stack NAME [--parameter KEY=VALUE …] [--package-dir DIR] [--template FILE] [--verify DOMAIN]
+                     [--instead changes|resources|delete]
 
 It uploads the packages that the template names, puts the template with their places beside them, creates or updates the stack, and waits for it.
+With --instead it does not deploy: it prints what a deployment would change, or the id of every resource, or deletes the stack.
 A stack that does not come up ends it with exit code 1 and the reason of every resource that failed. It refuses any endpoint but one on this machine:
 for AWS itself use `sam deploy` (docs/deploy.md).
 """
@@ -26,6 +28,7 @@ TEMPLATE = pathlib.Path(__file__).resolve().parent.parent / "template.yaml"
 DEADLINE_SECONDS = 120
 CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 NOTHING_TO_DO = "No updates are to be performed"
+NO_CHANGES = "didn't contain changes"
 
 
 class NotDeployed(Exception):
@@ -56,6 +59,7 @@ def arguments():
     parser.add_argument("--package-dir", type=pathlib.Path, help="where the zips are; without it each is an empty program that fails")
     parser.add_argument("--template", type=pathlib.Path, default=TEMPLATE)
     parser.add_argument("--verify", metavar="DOMAIN", help="let mail of this domain out, as SES does once its DNS records are set")
+    parser.add_argument("--instead", choices=INSTEAD, help="what to do instead of deploying")
     return parser.parse_args()
 
 
@@ -124,14 +128,18 @@ def stack_of(cloudformation, name):
         raise
 
 
-def put_stack(given, cloudformation, url):
-    """Starts the deployment; says whether there is one to wait for."""
-    request = {
+def request_of(given, url):
+    return {
         "StackName": given.stack,
         "TemplateURL": url,
         "Capabilities": CAPABILITIES,
         "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in given.parameter],
     }
+
+
+def put_stack(given, cloudformation, url):
+    """Starts the deployment; says whether there is one to wait for."""
+    request = request_of(given, url)
     existing = stack_of(cloudformation, given.stack)
     if existing is None or existing["StackStatus"] == "DELETE_COMPLETE":
         cloudformation.create_stack(**request)
@@ -143,17 +151,26 @@ def put_stack(given, cloudformation, url):
             raise
 
 
-def wait_for(given, cloudformation):
+def finished(ask):
+    """What is described once it is no longer in progress."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     pause = 0.05
     while time.monotonic() < deadline:
-        stack = stack_of(cloudformation, given.stack)
-        status = stack["StackStatus"] if stack else "gone"
-        if not status.endswith("_IN_PROGRESS"):
-            break
+        described, status = ask()
+        if not status.endswith(("_IN_PROGRESS", "_PENDING")):
+            return described, status
         time.sleep(pause)
         pause = min(pause * 1.5, 1.0)
-    if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+    return described, status
+
+
+def wait_for(given, cloudformation, *wanted):
+    def ask():
+        stack = stack_of(cloudformation, given.stack)
+        return stack, stack["StackStatus"] if stack else "DELETE_COMPLETE"
+
+    stack, status = finished(ask)
+    if status not in wanted:
         raise NotDeployed(f"stack {given.stack} is {status}\n" + "\n".join(failures(given, cloudformation)))
     return stack
 
@@ -165,20 +182,58 @@ def failures(given, cloudformation):
             yield f"  {event['LogicalResourceId']} ({event['ResourceType']}): {event.get('ResourceStatusReason', 'no reason')}"
 
 
-def deploy(given):
+def uploaded(given):
+    template = yaml_parse(given.template.read_text(encoding="utf-8"))
+    return upload(given, client(given, "s3"), template)
+
+
+def deploy(given, cloudformation):
     if given.verify:
         client(given, "ses").verify_domain_identity(Domain=given.verify)
-    template = yaml_parse(given.template.read_text(encoding="utf-8"))
-    cloudformation = client(given, "cloudformation")
-    url = upload(given, client(given, "s3"), template)
-    put_stack(given, cloudformation, url)
-    stack = wait_for(given, cloudformation)
+    put_stack(given, cloudformation, uploaded(given))
+    stack = wait_for(given, cloudformation, "CREATE_COMPLETE", "UPDATE_COMPLETE")
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+
+def changes(given, cloudformation):
+    """What a deployment would do to each resource: {"Table": "Modify"}."""
+    named = {"StackName": given.stack, "ChangeSetName": "look"}
+    cloudformation.create_change_set(**request_of(given, uploaded(given)), ChangeSetName="look")
+
+    def ask():
+        described = cloudformation.describe_change_set(**named)
+        return described, described["Status"]
+
+    described, status = finished(ask)
+    cloudformation.delete_change_set(**named)
+    if status == "FAILED" and NO_CHANGES in described.get("StatusReason", ""):
+        return {}
+    if status != "CREATE_COMPLETE":
+        raise NotDeployed(f"the change set is {status}: {described.get('StatusReason', 'no reason')}")
+    resources = [change["ResourceChange"] for change in described["Changes"]]
+    replaced = {resource["LogicalResourceId"] for resource in resources if resource.get("Replacement") == "True"}
+    return {resource["LogicalResourceId"]: "Replace" if resource["LogicalResourceId"] in replaced else resource["Action"] for resource in resources}
+
+
+def resources(given, cloudformation):
+    pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=given.stack)
+    listed = [resource for page in pages for resource in page["StackResourceSummaries"]]
+    return {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in listed}
+
+
+def delete(given, cloudformation):
+    cloudformation.delete_stack(StackName=given.stack)
+    wait_for(given, cloudformation, "DELETE_COMPLETE")
+    return {}
+
+
+INSTEAD = {"changes": changes, "resources": resources, "delete": delete}
 
 
 def main():
     try:
-        print(json.dumps(deploy(arguments())))
+        given = arguments()
+        print(json.dumps(INSTEAD.get(given.instead, deploy)(given, client(given, "cloudformation"))))
     except (NotDeployed, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         print(f"not deployed: {error}", file=sys.stderr)
         sys.exit(1)

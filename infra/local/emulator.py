@@ -14,7 +14,7 @@ What it adds to ministack:
 * a WebSocket opens with the subprotocol that the function of `$connect` answers with, as on AWS ("WebSocket APIs that require
   a subprotocol" in the API Gateway Developer Guide);
 * an HTTP API answers whoever asks, in whatever account it is;
-* where it enforces IAM, requests count as encrypted in transit: there is no TLS here, and the template's policies refuse what came without.
+* where it enforces IAM (--auth), it asks for what AWS asks for, and tells which role did what: see Permissions.
 
 It ends with its parent's standard input, so that nothing is left over when whoever started it is killed. Where it leads a process
 group, the functions that it started end with it, and at once, unless it keeps what it holds.
@@ -29,6 +29,7 @@ import email.policy
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import socketserver
@@ -71,6 +72,9 @@ def configure(state, port, auth, persist, log_level):
     )
     if auth:
         os.environ["AUTH"] = "true"
+        # It checks signatures then, and takes the secret of every account's own key from here.
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            os.environ.pop(name, None)
     if persist:
         os.environ["PERSIST_STATE"] = "1"
 
@@ -194,6 +198,225 @@ class Subprotocols:
         return wrapped
 
 
+class Several(str):
+    """The first of several resources that a request needs a permission for, and the others."""
+
+    others = ()
+
+
+class Permissions:
+    """What AWS asks for where ministack asks for something else or for nothing, and what every role was allowed and denied.
+
+    * A batch of SQS or SNS is the action of its single call ("Amazon SQS API permissions: Actions and resource reference").
+    * A statement of PartiQL is dynamodb:PartiQLInsert, -Update, -Delete or -Select on its table ("IAM security policies with PartiQL for
+      DynamoDB").
+    * ses:SendRawEmail is asked for on the identity, and on the configuration set where one is named ("Actions, resources, and condition
+      keys for Amazon SES").
+    * A function's role receives and deletes for its event source mapping ("Configuring Amazon SQS trigger permissions"), and writes its
+      log ("Sending Lambda function logs to CloudWatch Logs"). ministack does both itself.
+    * A task gets credentials of its role where that trusts ECS for this account ("Amazon ECS task IAM role"). ministack runs no task.
+    * A denial names the resource ("Troubleshoot access denied error messages" in the IAM User Guide).
+    * Requests count as encrypted in transit: there is no TLS here, and the template's policies refuse what came without.
+
+    What it does not look at: who may invoke a function, whom a function's role trusts, the keys of KMS, and what a container's platform
+    does (images, logs).
+    """
+
+    BATCHES = {
+        "sqs:SendMessageBatch": "sqs:SendMessage",
+        "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
+        "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
+        "sns:PublishBatch": "sns:Publish",
+    }
+    STATEMENT = re.compile(r'\s*(?:(INSERT)\s+INTO|(UPDATE)|(DELETE)\s+FROM|(SELECT)\s.*?\sFROM)\s+"([^"]+)"', re.DOTALL)
+    VERBS = ("Insert", "Update", "Delete", "Select")
+
+    def __init__(self, actions, evaluator, ses, account_of_request):
+        self._actions = actions
+        self._evaluator = evaluator
+        self._ses = ses
+        self._account_of_request = account_of_request
+        self._enforce = evaluator.enforce
+        self._action_of = actions.extract_iam_action
+        self._resource_of = actions.extract_resource_arn
+        self._parts_of = actions.dynamodb_transaction_checks
+        self._denial = actions.access_denied_response
+        self._denied = contextvars.ContextVar("denied", default="*")
+        self._decisions = {}
+        self._withheld = {}
+        self._lock = threading.Lock()
+
+    def install(self, app, functions, queues):
+        self._actions.extract_iam_action = self.action_of
+        self._actions.extract_resource_arn = self.resource_of
+        self._actions.dynamodb_transaction_checks = self.parts_of
+        self._actions.access_denied_response = self.denial
+        self._evaluator.enforce = self.enforce
+        pin = app.pin_request_origin
+        app.pin_request_origin = lambda address, _secure: pin(address, True)
+        self._functions = functions
+        self._receive, self._delete = queues._receive_messages_for_esm, queues._delete_messages_for_esm
+        queues._receive_messages_for_esm = self.receive
+        queues._delete_messages_for_esm = self.delete
+        self._log = functions._emit_lambda_logs
+        functions._emit_lambda_logs = self.log
+
+    def action_of(self, *request):
+        action = self._action_of(*request)
+        return self.BATCHES.get(action, action)
+
+    def resource_of(self, service, method, path, headers, body, query, region, account):
+        if service == "ses" and self._ses._p(query, "Action") == "SendRawEmail":
+            return self.of_mail(query, f"arn:aws:ses:{region}:{account}")
+        return self._resource_of(service, method, path, headers, body, query, region, account)
+
+    def of_mail(self, query, prefix):
+        sender = self._ses._p(query, "Source").rsplit("<", 1)[-1].rstrip(">")
+        identity = sender if sender in self._ses._identities else sender.rsplit("@", 1)[-1]
+        resources = Several(f"{prefix}:identity/{identity}")
+        configuration = self._ses._p(query, "ConfigurationSetName")
+        resources.others = [f"{prefix}:configuration-set/{configuration}"] if configuration else []
+        return resources
+
+    def parts_of(self, action, body, region, account):
+        if action not in ("dynamodb:BatchExecuteStatement", "dynamodb:ExecuteStatement"):
+            return self._parts_of(action, body, region, account)
+        request = json.loads(body)
+        parts = []
+        for statement in request.get("Statements", [request]):
+            *verbs, table = self.STATEMENT.match(statement["Statement"]).groups()
+            verb = next(name for name, found in zip(self.VERBS, verbs) if found)
+            part = (f"dynamodb:PartiQL{verb}", f"arn:aws:dynamodb:{region}:{account}:table/{table}")
+            if part not in parts:
+                parts.append(part)
+        return parts
+
+    def enforce(self, key, action, service, region, resource_arn="*", service_context=None):
+        account, role, principal = self.role_of(key)
+        for resource in (str(resource_arn), *getattr(resource_arn, "others", ())):
+            denied = self._enforce(key, action, service, region, resource_arn=resource, service_context=service_context)
+            if not denied and any(part in resource for part in self._withheld.get((account, role, action), ())):
+                denied = self._evaluator.EvalResult("ImplicitDeny", principal_arn=principal)
+            if role:
+                self.note(account, (role, action, resource), denied)
+            if denied:
+                self._denied.set(resource)
+                return denied
+        return None
+
+    @staticmethod
+    def role_of(key):
+        """The account and role of an access key, and who it is in full; nothing where it is no role's."""
+        from ministack.services import sts
+
+        principal = str((sts._sessions.get(key) or {}).get("Arn", ""))
+        if ":assumed-role/" not in principal:
+            return None, None, principal
+        return principal.split(":")[4], principal.split("/")[1], principal
+
+    def denial(self, service, action, principal, request, **given):
+        if not given.get("error_code") and not given.get("message") and not given.get("resource_policy_arn"):
+            resource = self._denied.get()
+            given["message"] = self._actions.identity_denial_message(action, principal, resource, given.get("explicit_deny", False))
+        return self._denial(service, action, principal, request, **given)
+
+    def note(self, account, decision, denied):
+        with self._lock:
+            counts = self._decisions.setdefault(account, {}).setdefault(decision, [0, 0])
+            counts[1 if denied else 0] += 1
+
+    def withhold(self, asked):
+        """As if no policy of the role allowed the action on resources that contain one of these texts; no text gives all back."""
+        self._withheld[asked["account"], asked["role"], asked["action"]] = tuple(asked["resources"])
+
+    def granted(self, asked):
+        """What the policies of every role allow, statement by statement."""
+        from ministack.services import iam
+
+        return [
+            {"role": role, "action": action, "resource": resource}
+            for account, role in list(iam._roles._data)
+            if account == asked["account"]
+            for policy in self._evaluator._gather_role_policies(role, account)
+            for statement in policy
+            for action in statement.actions
+            for resource in statement.resources
+        ]
+
+    def of(self, asked):
+        with self._lock:
+            decisions = sorted(self._decisions.get(asked["account"], {}).items())
+            if asked.get("forget"):
+                self._decisions.pop(asked["account"], None)
+        return [
+            {"role": role, "action": action, "resource": resource, "allowed": allowed, "denied": denied}
+            for (role, action, resource), (allowed, denied) in decisions
+        ]
+
+    def assume(self, asked):
+        """Credentials of a role as ECS hands them to a task: ministack assumes no role for a service that is bound to an account."""
+        import secrets
+
+        from ministack.services import iam, sts
+
+        account, role = asked["account"], asked["role"]
+        context = self._evaluator.EvalContext(
+            # A principal that is a service counts as root there.
+            principal_arn=f"arn:aws:iam::{account}:root",
+            principal_type="Service",
+            principal_account=account,
+            action="sts:AssumeRole",
+            resource_arn=f"arn:aws:iam::{account}:role/{role}",
+            region=asked["region"],
+            service_context={"aws:sourceaccount": account, "aws:sourcearn": f"arn:aws:ecs:{asked['region']}:{account}:cluster/recado"},
+        )
+        trust = iam._roles.get_scoped(account, None, role)["AssumeRolePolicyDocument"]
+        if not self._evaluator.evaluate_trust_policy(trust, context.principal_arn, context):
+            return {"refused": trust}
+        key, secret, token = f"ASIA{secrets.token_hex(8).upper()}", secrets.token_hex(20), secrets.token_hex(32)
+        principal = f"arn:aws:sts::{account}:assumed-role/{role}/task"
+        session = {"Arn": principal, "UserId": f"{role}:task", "SecretAccessKey": secret, "SessionToken": token}
+        sts.register_session(key, session)
+        return {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": token}
+
+    def function_may(self, config, action, resource):
+        from ministack.core import lambda_runtime
+        from ministack.core.responses import get_region
+
+        self._evaluator.pin_request_origin("127.0.0.1", True)
+        key = lambda_runtime.execution_credentials(config)["AWS_ACCESS_KEY_ID"]
+        return self.enforce(key, action, action.split(":")[0], get_region(), resource) is None
+
+    def poller_may(self, queue_url, *actions):
+        """Whether the role of every function that polls this queue may do all of this with it."""
+        account, name = self._account_of_request(), queue_url.rsplit("/", 1)[-1]
+        for owner, _region, mapping in self._functions._iter_all_esms():
+            arn = mapping.get("EventSourceArn", "")
+            if owner != account or arn.rsplit(":", 1)[-1] != name:
+                continue
+            _record, config = self._functions._get_func_record_for_qualifier(mapping["FunctionName"], mapping.get("Qualifier"))
+            if config and not all([self.function_may(config, action, arn) for action in actions]):
+                return False
+        return True
+
+    def receive(self, queue_url, most):
+        allowed = self.poller_may(queue_url, "sqs:ReceiveMessage", "sqs:GetQueueAttributes")
+        return self._receive(queue_url, most) if allowed else []
+
+    def delete(self, queue_url, handles):
+        if self.poller_may(queue_url, "sqs:DeleteMessage"):
+            self._delete(queue_url, handles)
+
+    def log(self, function, request, *said, **more):
+        from ministack.core.responses import get_region
+
+        config = function.get("config") or function
+        group = (config.get("LoggingConfig") or {}).get("LogGroup") or f"/aws/lambda/{config['FunctionName']}"
+        stream = f"arn:aws:logs:{get_region()}:{self._account_of_request()}:log-group:{group}:log-stream:{request}"
+        if all([self.function_may(config, action, stream) for action in ("logs:CreateLogStream", "logs:PutLogEvents")]):
+            self._log(function, request, *said, **more)
+
+
 def end_functions(runtime, functions, account):
     """Nothing polls for them any more, and their processes end; in a thread, since that takes up to two seconds."""
     for mapping in [key for key in list(functions._esms._data) if key[0] == account]:
@@ -202,6 +425,12 @@ def end_functions(runtime, functions, account):
         pools = [key for key in runtime._workers if key.startswith(f"{account}:")]
         workers = [worker for key in pools for worker in runtime._workers.pop(key)]
     threading.Thread(target=runtime.kill_workers, args=(workers,), daemon=True).start()
+
+
+def logged(logs, asked):
+    """What functions of an account wrote into the log groups whose name contains a text."""
+    groups = [group for key, group in list(logs._log_groups._data.items()) if key[0] == asked["account"] and asked["group"] in key[-1]]
+    return [event["message"] for group in groups for stream in list(group["streams"].values()) for event in list(stream["events"])]
 
 
 def scope_of(apigateway, api):
@@ -236,12 +465,13 @@ def main():
 
     import ministack.app
     from ministack.core.responses import get_account_id
-    from ministack.core import lambda_runtime
-    from ministack.services import apigateway, lambda_svc, ses, sqs
+    from ministack.core import iam_actions, iam_evaluator, lambda_runtime
+    from ministack.services import apigateway, cloudwatch_logs, lambda_svc, ses, sqs
 
+    permissions = None
     if given.auth:
-        pin = ministack.app.pin_request_origin
-        ministack.app.pin_request_origin = lambda address, _secure: pin(address, True)
+        permissions = Permissions(iam_actions, iam_evaluator, ses, get_account_id)
+        permissions.install(ministack.app, lambda_svc, sqs)
     apigateway.find_api_scope = lambda api: scope_of(apigateway, api)
     sqs.time = ShiftedTime(get_account_id)
     mails = KeptMails(ses, get_account_id)
@@ -251,18 +481,26 @@ def main():
 
     def forget(asked):
         mails.forget(asked["account"])
+        if permissions:
+            permissions.of({**asked, "forget": True})
         end_functions(lambda_runtime, lambda_svc, asked["account"])
 
     routes = {
         "/_recado/forget": forget,
         "/_recado/advance": lambda asked: sqs.time.advance(asked["account"], float(asked["seconds"])),
         "/_recado/endpoint": lambda asked: endpoints.tell(asked["account"], asked["endpoint"]),
+        "/_recado/logs": lambda asked: logged(cloudwatch_logs, asked),
         "/_recado/mails": lambda asked: mails.of(asked["account"]),
         "/_recado/mailbox": lambda asked: mails.readable(asked["account"]),
         "/_recado/connections": lambda asked: [
             connection for connection, record in apigateway._ws_connections.items() if record.get("apiId") == asked["api"]
         ],
     }
+    if permissions:
+        routes["/_recado/decisions"] = permissions.of
+        routes["/_recado/granted"] = permissions.granted
+        routes["/_recado/withhold"] = permissions.withhold
+        routes["/_recado/assume"] = permissions.assume
     subprotocols = Subprotocols(apigateway)
     apigateway._invoke_ws_lambda = subprotocols.invoke
     ministack.app.app = subprotocols.wrap(with_routes(ministack.app.app, routes))

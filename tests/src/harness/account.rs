@@ -88,6 +88,12 @@ impl Account {
         [("AWS_ENDPOINT_URL", endpoint), ("AWS_REGION", REGION), ("AWS_ACCESS_KEY_ID", &self.id), ("AWS_SECRET_ACCESS_KEY", "test")]
     }
 
+    /// The name of the account's stack: its own, since the local AWS ends the functions of the same name in every account when one
+    /// is deployed.
+    pub fn stack(&self) -> String {
+        format!("recado-{}", self.id)
+    }
+
     /// Clients of this account.
     pub async fn clients(&self) -> Clients {
         self.clients_at(&self.endpoint).await

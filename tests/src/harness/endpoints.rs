@@ -248,7 +248,25 @@ impl Endpoints {
     /// # Errors
     /// When there is no answer.
     pub async fn try_connect(&self, token: &str, protocol: bool) -> anyhow::Result<Result<Client, u16>> {
-        let mut request = format!("{}?token={token}", self.ws).into_client_request()?;
+        self.try_open(&format!("token={token}"), protocol).await
+    }
+
+    /// Connects a client of the protocol with a ticket instead of its token.
+    ///
+    /// # Errors
+    /// When there is no ticket, or it is refused.
+    pub async fn connect_with_ticket(&self, user: &str) -> anyhow::Result<Client> {
+        let request = self.http.post(format!("{}/connection-tickets", self.url)).bearer_auth(self.token(user)?);
+        let answer: Value = request.send().await?.error_for_status()?.json().await?;
+        let ticket = answer["ticket"].as_str().with_context(|| format!("no ticket in {answer}"))?;
+        match self.try_open(&format!("ticket={ticket}"), true).await? {
+            Ok(client) => Ok(client),
+            Err(status) => bail!("refused with {status}"),
+        }
+    }
+
+    async fn try_open(&self, query: &str, protocol: bool) -> anyhow::Result<Result<Client, u16>> {
+        let mut request = format!("{}?{query}", self.ws).into_client_request()?;
         if protocol {
             request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("recado.v1"));
         }

@@ -15,6 +15,9 @@ mod endpoints;
 mod events;
 #[cfg(feature = "aws")]
 mod faulty;
+#[cfg(feature = "aws")]
+mod guarded;
+mod logged;
 mod process;
 #[cfg(feature = "aws")]
 mod proxy;
@@ -34,6 +37,9 @@ pub use endpoints::{Endpoints, Issuer};
 pub use events::{event, ids, titles};
 #[cfg(feature = "aws")]
 pub use faulty::{Faulty, injected, local_aws, seed};
+#[cfg(feature = "aws")]
+pub use guarded::{Decision, Guarded, Permission};
+pub use logged::Logged;
 pub use process::{Ended, Folder, Recado, binary, built, command};
 #[cfg(feature = "aws")]
 pub use proxy::{Catch, Counts, Fault, FaultProxy, Mix, Moment};

@@ -68,7 +68,7 @@ impl Stack {
     /// When the stack does not come up.
     pub async fn deploy_into(account: Account, parameters: Parameters<'_>) -> anyhow::Result<Self> {
         Account::verify_senders(&account.clients().await).await;
-        let outputs = deployed(&account, parameters).await?;
+        let outputs = deployed(&account, parameters, None).await?;
         let file = NamedTempFile::new()?;
         std::fs::write(file.path(), serde_json::to_vec(&outputs)?)?;
         let output = |name: &str| outputs.get(name).cloned().with_context(|| format!("the stack has no output {name}"));
@@ -89,8 +89,32 @@ impl Stack {
     /// # Errors
     /// When the update does not succeed.
     pub async fn update(&mut self, parameters: Parameters<'_>) -> Tested {
-        self.outputs = deployed(&self.account, parameters).await?;
+        self.outputs = deployed(&self.account, parameters, None).await?;
         Ok(())
+    }
+
+    /// What a deployment with these parameters would do, and to which resource of the template: `Add`, `Modify`, `Replace`, `Remove`.
+    ///
+    /// # Errors
+    /// When the change set cannot be made.
+    pub async fn changes(&self, parameters: Parameters<'_>) -> anyhow::Result<BTreeMap<String, String>> {
+        deployed(&self.account, parameters, Some("changes")).await
+    }
+
+    /// The id of every resource, by its name in the template.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn resources(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        deployed(&self.account, &[], Some("resources")).await
+    }
+
+    /// Deletes the stack.
+    ///
+    /// # Errors
+    /// When it cannot be deleted.
+    pub async fn delete(&self) -> Tested {
+        deployed(&self.account, &[], Some("delete")).await.map(drop)
     }
 
     /// What the stack says of itself.
@@ -114,6 +138,21 @@ impl Stack {
         let mut command = command(built(name)?);
         command.env_clear().envs(self.account.told_environment()).envs(self.environment()?).stderr(Stdio::inherit());
         Ok(command)
+    }
+
+    /// The same with the credentials of its task role, as ECS hands them over: the role's name in the template.
+    ///
+    /// # Errors
+    /// When its binary, an output or the role is missing.
+    pub async fn container_as(&self, name: &str, role: &str) -> anyhow::Result<Command> {
+        let mut command = self.container(name)?;
+        command.envs(self.account.assume(role).await?);
+        Ok(command)
+    }
+
+    /// The outputs as a file, which `RECADO_STACK` of the command names.
+    pub fn file(&self) -> &Path {
+        self.file.path()
     }
 
     fn environment(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
@@ -190,15 +229,13 @@ fn without_scheme(url: &str) -> &str {
 
 const MAIL_FROM: &str = "Recado <news@example.com>";
 
-/// Runs `infra/local/deploy.py`; answers the outputs.
-async fn deployed(account: &Account, parameters: Parameters<'_>) -> anyhow::Result<BTreeMap<String, String>> {
+/// Runs `infra/local/deploy.py`; answers the outputs, or what it is to do instead.
+async fn deployed(account: &Account, parameters: Parameters<'_>, instead: Option<&str>) -> anyhow::Result<BTreeMap<String, String>> {
     let variable = |name: &str| std::env::var_os(name).with_context(|| format!("{name}: start these tests by `cargo xtask test`"));
     let mut deploy = Command::new(variable("RECADO_TEST_PYTHON")?);
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/local/deploy.py");
     let sockets = format!("{}/_aws/execute-api", account.told);
-    // Of its own name, since the local AWS ends the functions of the same name in every account when one is deployed.
-    let stack = format!("recado-{}", account.id);
-    deploy.arg(program).args(["--endpoint", &account.endpoint, "--account", &account.id, "--stack", &stack]);
+    deploy.arg(program).args(["--endpoint", &account.endpoint, "--account", &account.id, "--stack", &account.stack()]);
     deploy.arg("--package-dir").arg(PathBuf::from(variable("RECADO_TEST_PACKAGES")?));
     let common = [
         ("DispatcherMode", "external"),
@@ -213,6 +250,9 @@ async fn deployed(account: &Account, parameters: Parameters<'_>) -> anyhow::Resu
     all.extend(parameters.iter().copied());
     for (name, value) in all {
         deploy.args(["--parameter", &format!("{name}={value}")]);
+    }
+    if let Some(instead) = instead {
+        deploy.args(["--instead", instead]);
     }
     deploy.kill_on_drop(true).stdin(Stdio::null());
     let output = timeout(DEADLINE * 2, deploy.output()).await.context("the stack was not deployed in time")??;
