@@ -221,7 +221,7 @@ mod aws {
         let now = SystemClock.now();
         for user in ["gina", "hugo", "ivan"] {
             let row = Connection {
-                id: ConnectionId::new(&format!("{user}-is-gone="))?,
+                id: ConnectionId::new(format!("{user}-is-gone="))?,
                 phase: Phase::Live,
                 registered_at: now,
                 token_expires_at: now + Duration::from_secs(3600),
@@ -410,14 +410,14 @@ mod aws {
     #[tokio::test]
     async fn with_containers_every_role_is_enough_and_has_no_action_that_is_never_used() -> Tested {
         let recado = Deployed::with_containers().await?;
-        the_whole_job(&recado).await?;
+        Box::pin(the_whole_job(&recado)).await?;
         judge(&recado).await
     }
 
     #[tokio::test]
     async fn with_functions_every_role_is_enough_and_has_no_action_that_is_never_used() -> Tested {
         let recado = Deployed::with_functions().await?;
-        the_whole_job(&recado).await?;
+        Box::pin(the_whole_job(&recado)).await?;
         judge(&recado).await
     }
 
