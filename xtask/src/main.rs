@@ -1,4 +1,5 @@
-//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `init-time`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `init-time`, `fuzz`,
+//! `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -8,6 +9,7 @@
 mod aws_local;
 mod emulator;
 mod init_time;
+mod fuzz;
 mod package;
 mod process;
 mod steps;
@@ -77,6 +79,8 @@ enum Chore {
     },
     /// Measures how long each packaged function takes from its start until it asks for work, and that it asks AWS for nothing before.
     InitTime(init_time::Options),
+    /// Searches with libFuzzer for bytes of which a property of tests/fuzz does not hold.
+    Fuzz(fuzz::Search),
     /// Writes the JSON Schemas of events and frames from the Rust types into schemas/.
     Schemas {
         /// Writes nothing; fails where a file is not what the types say.
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
         Chore::Model { worlds } => model(&worlds),
         Chore::Package { profile, arch } => package::package(profile, arch),
         Chore::InitTime(options) => init_time::run(&options),
+        Chore::Fuzz(search) => fuzz::fuzz(&search),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
     };

@@ -18,7 +18,7 @@ use recado_runtime::system::SystemClock;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-pub use self::queue::serve_queue;
+pub use self::queue::{answer_batch, serve_queue};
 pub use self::sockets::{Answer, Event, Opening, Route, serve_sockets};
 use crate::settings::Ended;
 

@@ -9,6 +9,8 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse};
 use recado_domain::ports::{Entropy, Queue, Received};
 use recado_runtime::consumer::trigger::Trigger;
@@ -16,7 +18,7 @@ use recado_runtime::consumer::{Disposition, Handler};
 use tokio::time::Instant;
 
 use super::records::{self, Records};
-use super::{Invocation, serve};
+use super::serve;
 use crate::settings::Ended;
 use crate::skew::Skew;
 
@@ -27,7 +29,7 @@ use crate::skew::Skew;
 pub async fn serve_queue<Q: Queue, H: Handler, E: Entropy>(trigger: Trigger<Q, H, E>, skew: &Skew, queue_url: &str) -> Result<(), Ended> {
     let queue = queue_url.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let trigger = &with_a_clock(trigger, skew);
-    serve(|invocation| async move { batch(trigger, queue, invocation).await }).await
+    serve(|invocation| async move { answer_batch(trigger, queue, invocation.event.get(), invocation.within).await }).await
 }
 
 /// Handles nothing while the clock is off.
@@ -51,13 +53,18 @@ impl<H: Handler> Handler for WithAClock<H> {
     }
 }
 
-async fn batch<Q: Queue, H: Handler, E: Entropy>(
+/// Handles one batch: the event of one invocation, as JSON, within the time that is left of it. `queue` is the queue's name.
+///
+/// # Errors
+/// When the event is no SQS event, or has a record without an id: nothing that was not deleted here may be deleted then.
+pub async fn answer_batch<Q: Queue, H: Handler, E: Entropy>(
     trigger: &Trigger<Q, H, E>,
     queue: &str,
-    invocation: Invocation,
+    event: &str,
+    within: Duration,
 ) -> Result<SqsBatchResponse, lambda_runtime::Error> {
     let started = Instant::now();
-    let Records { messages, unreadable } = records::read(invocation.event.get(), queue)?;
+    let Records { messages, unreadable } = records::read(event, queue)?;
     let records = messages.len() + unreadable.len();
     for record in &unreadable {
         metrics::counter!("recado_unreadable_records_total", "queue" => trigger.name).increment(1);
@@ -69,7 +76,7 @@ async fn batch<Q: Queue, H: Handler, E: Entropy>(
             "a record is no message of this queue; it stays where it is"
         );
     }
-    let settled = if messages.is_empty() { None } else { Some(trigger.handle(messages, invocation.within).await) };
+    let settled = if messages.is_empty() { None } else { Some(trigger.handle(messages, within).await) };
     let (mut failed, done) = settled.map_or_else(Default::default, |settled| (settled.failed, settled.done));
     let ms = started.elapsed().as_millis();
     let (nameless, named): (Vec<_>, Vec<_>) = unreadable.into_iter().partition(|record| record.message_id.is_none());
@@ -96,14 +103,11 @@ fn item_failure(message_id: String) -> BatchItemFailure {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use jiff::Timestamp;
     use recado_domain::limits;
     use recado_domain::ports::Outgoing;
     use recado_memory::{ManualClock, MemoryQueue, SeededEntropy};
     use recado_runtime::backoff::RetrySchedule;
-    use serde_json::value::RawValue;
     use serde_json::{Value, json};
 
     use super::*;
@@ -154,8 +158,8 @@ mod tests {
     }
 
     async fn invoke_with(trigger: &Trigger<MemoryQueue, impl Handler, SeededEntropy>, records: &[Value]) -> Result<Value, String> {
-        let event = RawValue::from_string(json!({"Records": records}).to_string()).unwrap();
-        let answer = batch(trigger, "test", Invocation { event, within: Duration::from_secs(30) }).await;
+        let event = json!({"Records": records}).to_string();
+        let answer = answer_batch(trigger, "test", &event, Duration::from_secs(30)).await;
         answer.map(|response| serde_json::to_value(response).unwrap()).map_err(|error| error.to_string())
     }
 
@@ -211,8 +215,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_event_of_another_kind_fails_with_what_to_do() {
         let world = world_of_nothing().await;
-        let event = RawValue::from_string("{\"detail-type\":\"x\"}".to_owned()).unwrap();
-        let error = batch(&world.trigger, "test", Invocation { event, within: Duration::from_secs(30) }).await.unwrap_err();
+        let error = answer_batch(&world.trigger, "test", "{\"detail-type\":\"x\"}", Duration::from_secs(30)).await.unwrap_err();
         assert!(error.to_string().contains("event source mapping"), "{error}");
     }
 }

@@ -1,0 +1,18 @@
+//! Every property holds of everything that a search has kept.
+
+use std::fs;
+use std::path::Path;
+
+use recado_fuzz::PROPERTIES;
+
+#[test]
+fn every_property_holds_of_its_corpus() {
+    for (name, property) in PROPERTIES {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let files: Vec<_> = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).collect();
+        assert!(files.len() >= 5, "{} holds only {} files", folder.display(), files.len());
+        for file in files {
+            property(&fs::read(file.unwrap().path()).unwrap());
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! `cargo xtask fuzz`: libFuzzer on the properties of `recado-fuzz`, each from the corpus in the tree.
+//!
+//! What a search finds new goes to target/fuzz; the corpus in the tree takes in only what a property got wrong, and what
+//! `--keep` asks for: the smallest set of inputs with the same coverage. Must not know: what a property says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::steps::{self, Steps, cargo};
+
+/// The properties, as in tests/fuzz/src/lib.rs.
+const TARGETS: [&str; 6] = ["cursor", "event", "frame", "mail", "record", "token"];
+
+/// The cargo-fuzz that is installed where none is there.
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
+
+/// What to search.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Search {
+    /// Which property; all of them where none is named.
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
+    target: Option<String>,
+    /// How often each property is tried.
+    #[arg(long, default_value_t = 100_000)]
+    executions: u64,
+    /// Afterwards takes into tests/fuzz/corpus what reaches code that nothing there reaches.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Searches; fails with the first bytes of which a property does not hold.
+///
+/// # Errors
+/// When libFuzzer cannot be built, or has found something: it says in which file.
+pub(crate) fn fuzz(search: &Search) -> Result<()> {
+    let mut steps = Steps::new("fuzz");
+    if !steps::answers(&mut cargo(&["fuzz", "--version"])) {
+        steps.run("install cargo-fuzz", &mut cargo(&["install", "cargo-fuzz", "--version", CARGO_FUZZ_VERSION, "--locked"]))?;
+    }
+    // The versions that everything else is built and tested with.
+    fs::copy(steps::root().join("Cargo.lock"), folder().join("libfuzzer/Cargo.lock")).context("copying Cargo.lock")?;
+    steps.run("build", &mut cargo_fuzz("build", &[]))?;
+    for target in TARGETS.into_iter().filter(|target| search.target.as_ref().is_none_or(|only| only == target)) {
+        run(&mut steps, target, search)?;
+    }
+    steps.summary();
+    Ok(())
+}
+
+fn run(steps: &mut Steps, target: &'static str, search: &Search) -> Result<()> {
+    let (kept, found) = (folder().join("corpus").join(target), steps::root().join("target/fuzz").join(target));
+    fs::create_dir_all(&found).with_context(|| format!("making {}", found.display()))?;
+    ensure!(kept.is_dir(), "{} is missing: put an input that is valid into it", kept.display());
+    let (kept, found) = (text(&kept)?, text(&found)?);
+    // What fails is written into the corpus, so that the test that goes through it fails too until it is mended.
+    let options = [
+        format!("-runs={}", search.executions),
+        "-max_len=4096".to_owned(),
+        "-timeout=5".to_owned(),
+        format!("-artifact_prefix={kept}/"),
+        "-print_final_stats=1".to_owned(),
+        "-verbosity=1".to_owned(),
+    ];
+    let options: Vec<&str> = [target, found, kept, "--"].into_iter().chain(options.iter().map(String::as_str)).collect();
+    steps.run(target, &mut cargo_fuzz("run", &options))?;
+    if search.keep {
+        let merged = [target, kept, found, "--", "-merge=1", "-max_len=4096"];
+        steps.run("keep what is new", &mut cargo_fuzz("run", &merged))?;
+    }
+    Ok(())
+}
+
+/// Without a sanitizer: nothing here is `unsafe`, and a search without one is twice as fast.
+fn cargo_fuzz(verb: &str, rest: &[&str]) -> Command {
+    let libfuzzer = folder().join("libfuzzer");
+    let mut command = cargo(&["fuzz", verb, "--sanitizer", "none", "--fuzz-dir"]);
+    command.arg(libfuzzer).args(rest).env("RUSTC_BOOTSTRAP", "1");
+    command
+}
+
+fn folder() -> PathBuf {
+    steps::root().join("tests/fuzz")
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))
+}
