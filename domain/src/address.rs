@@ -114,6 +114,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_the_same_from_a_store_and_shows_only_its_hash() {
+        let alice = key("alice@example.com");
+        assert_eq!(AddressKey::from_bytes(alice.to_bytes()), alice);
+        assert_eq!(format!("{alice:?}"), format!("AddressKey({alice})"));
+    }
+
+    #[test]
+    fn the_longest_address_has_a_key() {
+        let domain = "@example.com";
+        let longest = format!("{}{domain}", "a".repeat(limits::EMAIL_BYTES - domain.len()));
+        assert!(AddressKey::of(&longest).is_ok());
+        assert_eq!(AddressKey::of(&format!("a{longest}")), Err(NotAnAddress::Address));
+    }
+
+    #[test]
     fn what_is_no_address_has_no_key() {
         let long = format!("{}@example.com", "a".repeat(limits::EMAIL_BYTES));
         for bad in ["", "alice", "@example.com", "alice@", "al ice@example.com", "alice@example.com\r\nBcc: x", long.as_str()] {

@@ -151,4 +151,28 @@ mod tests {
         assert!(!connection.has_expired(now + Duration::from_secs(3599)));
         assert!(connection.has_expired(now + Duration::from_secs(3600)));
     }
+
+    #[test]
+    fn a_row_is_stale_from_the_age_on_at_which_the_gateway_must_have_ended_its_socket() {
+        let (connection, now) = connection(Phase::Live);
+        assert!(!connection.is_stale(now + limits::CONNECTION_ROW_AGE - Duration::from_secs(1)));
+        assert!(connection.is_stale(now + limits::CONNECTION_ROW_AGE));
+    }
+
+    #[test]
+    fn each_reason_to_close_says_what_the_protocol_says_of_it() {
+        let protocol = include_str!("../../docs/protocol.md");
+        for (reason, code, reconnect) in [
+            (CloseReason::GoingAway, 1001, true),
+            (CloseReason::TooLarge, 1009, false),
+            (CloseReason::SlowConsumer, 4008, true),
+            (CloseReason::RateLimited, 4029, true),
+            (CloseReason::TokenExpired, 4401, false),
+            (CloseReason::Replaced, 4409, false),
+        ] {
+            assert_eq!((reason.code(), reason.reconnect()), (code, reconnect), "{reason:?}");
+            let row = protocol.lines().find(|line| line.contains(&code.to_string())).unwrap_or_else(|| panic!("{code} is not documented"));
+            assert!(!reason.text().is_empty() && row.contains(reason.text()), "{reason:?}: {row}");
+        }
+    }
 }

@@ -445,6 +445,8 @@ fn url_problem(url: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
@@ -497,6 +499,19 @@ mod tests {
         let event = Event::parse(sample().to_string().as_bytes()).unwrap();
         assert!(event.wants(Channel::Email));
         assert_eq!(Event::parse(event.to_json().as_bytes()).unwrap(), event);
+    }
+
+    #[test]
+    fn an_event_says_whom_it_is_for_by_which_channel_and_until_when() {
+        let ends: Timestamp = "2026-11-25T10:00:00Z".parse().unwrap();
+        let data = json!({"recipients": [{"id": "alice"}, {"id": "bob"}], "tenant": "acme", "expires_at": ends.to_string()});
+        let event = with("/data", data).unwrap();
+        assert!(event.wants(Channel::Inbox) && !event.wants(Channel::Email));
+        let key = |user| RecipientKey::new(TenantId::new("acme").unwrap(), UserId::new(user).unwrap());
+        assert_eq!(event.recipient_keys().collect::<Vec<_>>(), [key("alice"), key("bob")]);
+        assert!(!event.has_expired(ends - Duration::from_millis(1)));
+        assert!(event.has_expired(ends));
+        assert!(!with("/data/expires_at", Value::Null).unwrap().has_expired(Timestamp::MAX));
     }
 
     #[test]
