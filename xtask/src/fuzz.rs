@@ -11,9 +11,6 @@ use anyhow::{Context, Result, ensure};
 
 use crate::steps::{self, Steps, cargo};
 
-/// The properties, as in tests/fuzz/src/lib.rs.
-const TARGETS: [&str; 6] = ["cursor", "event", "frame", "mail", "record", "token"];
-
 /// The cargo-fuzz that is installed where none is there.
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
@@ -21,7 +18,6 @@ const CARGO_FUZZ_VERSION: &str = "0.13.2";
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Search {
     /// Which property; all of them where none is named.
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
     target: Option<String>,
     /// How often each property is tried.
     #[arg(long, default_value_t = 100_000)]
@@ -37,20 +33,31 @@ pub(crate) struct Search {
 /// When libFuzzer cannot be built, or has found something: it says in which file.
 pub(crate) fn fuzz(search: &Search) -> Result<()> {
     let mut steps = Steps::new("fuzz");
+    let targets: Vec<String> = targets()?.into_iter().filter(|target| search.target.as_ref().is_none_or(|only| only == target)).collect();
+    ensure!(!targets.is_empty(), "there is no such property; tests/fuzz/libfuzzer/targets has a file for each");
     if !steps::answers(&mut cargo(&["fuzz", "--version"])) {
         steps.run("install cargo-fuzz", &mut cargo(&["install", "cargo-fuzz", "--version", CARGO_FUZZ_VERSION, "--locked"]))?;
     }
     // The versions that everything else is built and tested with.
     fs::copy(steps::root().join("Cargo.lock"), folder().join("libfuzzer/Cargo.lock")).context("copying Cargo.lock")?;
     steps.run("build", &mut cargo_fuzz("build", &[]))?;
-    for target in TARGETS.into_iter().filter(|target| search.target.as_ref().is_none_or(|only| only == target)) {
+    for target in &targets {
         run(&mut steps, target, search)?;
     }
     steps.summary();
     Ok(())
 }
 
-fn run(steps: &mut Steps, target: &'static str, search: &Search) -> Result<()> {
+/// The properties: each has a file of its name.
+fn targets() -> Result<Vec<String>> {
+    let folder = folder().join("libfuzzer/targets");
+    let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+    let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned())).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn run(steps: &mut Steps, target: &str, search: &Search) -> Result<()> {
     let (kept, found) = (folder().join("corpus").join(target), steps::root().join("target/fuzz").join(target));
     fs::create_dir_all(&found).with_context(|| format!("making {}", found.display()))?;
     ensure!(kept.is_dir(), "{} is missing: put an input that is valid into it", kept.display());
@@ -65,7 +72,7 @@ fn run(steps: &mut Steps, target: &'static str, search: &Search) -> Result<()> {
         "-verbosity=1".to_owned(),
     ];
     let options: Vec<&str> = [target, found, kept, "--"].into_iter().chain(options.iter().map(String::as_str)).collect();
-    steps.run(target, &mut cargo_fuzz("run", &options))?;
+    steps.run("search", &mut cargo_fuzz("run", &options))?;
     if search.keep {
         let merged = [target, kept, found, "--", "-merge=1", "-max_len=4096"];
         steps.run("keep what is new", &mut cargo_fuzz("run", &merged))?;

@@ -16,3 +16,13 @@ fn every_property_holds_of_its_corpus() {
         }
     }
 }
+
+#[test]
+fn every_property_is_searched() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("libfuzzer");
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for (name, _) in PROPERTIES {
+        let target = format!("targets/{name}.rs");
+        assert!(folder.join(&target).is_file() && manifest.contains(&target), "{name} is no target of libFuzzer");
+    }
+}
