@@ -8,8 +8,8 @@
 
 mod aws_local;
 mod emulator;
-mod init_time;
 mod fuzz;
+mod init_time;
 mod package;
 mod process;
 mod steps;
