@@ -6,6 +6,7 @@
 mod aws {
     use std::collections::BTreeMap;
     use std::path::Path;
+    use std::time::Duration;
 
     use anyhow::{Context, ensure};
     use aws_sdk_sqs::types::QueueAttributeName;
@@ -216,7 +217,13 @@ mod aws {
             }
             let worker = Logged::spawn(stack.container("recado-email-worker")?)?;
             stack.publish(&with_mail("alice", mode)).await?;
-            let mails = stack.mails(count + 1).await.with_context(|| format!("{mode}: {:?}", worker.lines()))?;
+            // The worker before was killed while it polled, and that poll may still have taken the mail: until its lease ends.
+            let left = eventually("the mail leaves", async || {
+                stack.account.advance(Duration::from_secs(1)).await;
+                Ok((stack.account.mails().await.len() > count).then_some(()))
+            });
+            left.await.with_context(|| format!("{mode}: {:?}", worker.lines()))?;
+            let mails = stack.mails(count + 1).await?;
             assert_eq!(mails[count].subject, mode);
         }
         Ok(())
