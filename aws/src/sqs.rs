@@ -409,7 +409,12 @@ mod tests {
     use super::*;
     use crate::script::{Answer, Script};
     use proptest::prelude::*;
+    use recado_runtime::backoff::RetrySchedule;
+    use recado_runtime::consumer::trigger::Trigger;
+    use recado_runtime::consumer::{Disposition, Handler};
+    use recado_runtime::system::SystemEntropy;
     use serde_json::{Value, json};
+    use std::sync::Arc;
 
     const QUEUE: &str = "https://sqs.example/1/inbox";
     const LETTERS: &str = "https://sqs.example/1/inbox-dead-letters";
@@ -480,6 +485,33 @@ mod tests {
         let answers = queue.reject(&rejected).await;
         assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
         assert!(answers[0].as_ref().unwrap_err().reason().contains("the lease on the message has ended"));
+        script.end();
+    }
+
+    /// Gives everything back.
+    struct GivesBack;
+
+    impl Handler for GivesBack {
+        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+            batch.iter().map(|_| Disposition::Retry { after: None, reason: "not now".to_owned() }).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_sqs_refuses_again_and_again_is_tried_three_times_and_not_nine() {
+        let refusing = |request: &Value| answer(request, &[("0", "InternalError")]);
+        let script = Script::default().repeat(3, "DeleteMessageBatch", refusing).repeat(3, "ChangeMessageVisibilityBatch", refusing);
+        let trigger = Trigger {
+            name: "test",
+            queue: SqsQueue::new(&script.clients(), QUEUE, LETTERS),
+            handler: Arc::new(GivesBack),
+            entropy: SystemEntropy,
+            retry: RetrySchedule::default(),
+            margin: Duration::ZERO,
+        };
+        trigger.delete(vec![message("1", "a")]).await;
+        let settled = trigger.handle(vec![message("2", "b")], Duration::from_secs(60)).await;
+        assert_eq!(settled.failed, ["m"], "it stays in the queue, and is received again");
         script.end();
     }
 

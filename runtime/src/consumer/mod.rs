@@ -16,7 +16,7 @@ use recado_domain::ports::{AckToken, Entropy, Outcome, Queue, Received};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use self::settle::{Sorted, log_failures, persist};
+use self::settle::{Sorted, carry_out, log_failures};
 use crate::backoff::RetrySchedule;
 
 /// What a message came to.
@@ -207,11 +207,11 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
         let ConsumerConfig { name, retry, .. } = &self.config;
         let Sorted { done, back, dead } = settle::sort(name, batch, dispositions, retry, &*self.entropy);
         let queue = (*name, &*self.queue);
-        let done = done.into_iter().map(|message| message.token).collect();
-        let back = back.into_iter().map(|(message, wait)| (message.token, wait)).collect();
-        persist(queue, "ack", done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
-        persist(queue, "release", back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
-        persist(queue, "reject", dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
+        let done: Vec<_> = done.into_iter().map(|message| message.token).collect();
+        let back: Vec<_> = back.into_iter().map(|(message, wait)| (message.token, wait)).collect();
+        carry_out(queue, "ack", &done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
+        carry_out(queue, "release", &back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
+        carry_out(queue, "reject", &dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
     }
 }
 
