@@ -34,7 +34,7 @@ pub use endpoints::{Endpoints, Issuer};
 pub use events::{event, ids, titles};
 #[cfg(feature = "aws")]
 pub use faulty::{Faulty, injected, local_aws, seed};
-pub use process::{Ended, Folder, Recado, binary, command};
+pub use process::{Ended, Folder, Recado, binary, built, command};
 #[cfg(feature = "aws")]
 pub use proxy::{Catch, Counts, Fault, FaultProxy, Mix, Moment};
 #[cfg(feature = "aws")]

@@ -25,7 +25,10 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 }
 
 /// A binary under test, which the test runner built beside this one.
-pub(super) fn built(name: &str) -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When it is not there.
+pub fn built(name: &str) -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe()?;
     // Tests run from target/<profile>/deps, the load from target/<profile>.
     let found = here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|binary| binary.is_file());
