@@ -24,9 +24,6 @@ use crate::settings::{Ended, Environment};
 
 /// Less than the 30 s after which ECS kills a container that was told to stop (`stopTimeout`).
 const DRAIN: Duration = Duration::from_secs(25);
-/// Batches in work at the same time. A batch of SQS has ten messages at the most, and spends most of its time waiting
-/// for answers.
-const CONCURRENCY: usize = 16;
 
 /// How a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +65,7 @@ impl Container {
             tokio::spawn(status::serve(listener, Status { draining: draining.clone(), checks, measures: Vec::new(), metrics }));
         }
         let stop = CancellationToken::new();
-        let config = ConsumerConfig { drain: self.drain, concurrency: CONCURRENCY, ..config };
+        let config = ConsumerConfig { drain: self.drain, ..config };
         let queue = Arc::new(Watched { queue, polls });
         tracing::info!(queue = config.name, "working");
         let mut consuming = tokio::spawn(consume(queue, Arc::new(handler), Arc::new(SystemEntropy), config, stop.clone()));

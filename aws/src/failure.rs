@@ -161,6 +161,8 @@ impl Refusal<'_> {
             "BatchRequestTooLong" | "PayloadTooLarge" | "RequestEntityTooLarge" => Meaning::TooLarge,
             "ReceiptHandleIsInvalid" | "InvalidReceiptHandle" | "MessageNotInflight" => Meaning::LeaseOver,
             "InvalidParameterValue" if self.message.contains("ReceiptHandle") => Meaning::LeaseOver,
+            // SNS says so of the ARN of a topic that is not of its region.
+            "InvalidParameter" if self.message.contains("TopicArn") => Meaning::Missing,
             "InvalidParameterValue" | "InvalidParameter" if self.says_too_long() => Meaning::TooLarge,
             "ItemCollectionSizeLimitExceeded" => Meaning::PartitionFull,
             "MessageRejected" => Meaning::NotVerified,
@@ -354,6 +356,7 @@ mod tests {
                 "larger",
             ),
             ("InvalidParameter", "Invalid parameter: Message too long", false, "larger"),
+            ("InvalidParameter", "Invalid parameter: TopicArn", true, "check the name or URL in the environment, and AWS_REGION"),
             ("InvalidSignatureException", "Signature expired: 20260101T000000Z is now earlier than 20260101T001500Z", true, "by NTP"),
             ("SignatureDoesNotMatch", "The request signature we calculated does not match", true, "credentials"),
             ("Throttling", "Daily message quota exceeded.", true, "the daily quota of SES is used up"),

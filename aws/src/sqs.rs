@@ -18,7 +18,7 @@ use recado_domain::message::{
 };
 use recado_domain::ports::{AckToken, DeadLetter, DeadLetters, Outcome, Outgoing, Queue, Received};
 
-use crate::batch::{Answers, CALL_BYTES, escaped, id_of, in_batches, refused, taken};
+use crate::batch::{Answers, escaped, id_of, in_batches, refused, taken};
 use crate::clients::Clients;
 use crate::failure::failure_of;
 
@@ -26,6 +26,9 @@ const SEND: &str = "SQS SendMessageBatch";
 const DELETE: &str = "SQS DeleteMessageBatch";
 const CHANGE: &str = "SQS ChangeMessageVisibilityBatch";
 
+/// A dead letter with its reason: what a queue takes unless its `MaximumMessageSize` says less ("Amazon SQS message quotas").
+/// Published is no more than 256 KiB, so that a reason always has room.
+const LETTER_BYTES: usize = 1024 * 1024;
 /// Attributes of one message ("Amazon SQS message metadata").
 const ATTRIBUTES: usize = 10;
 /// How long a rejection may take before somebody else may receive the message again.
@@ -350,9 +353,10 @@ fn redriven(message: &Message) -> Outgoing {
 }
 
 /// A rejected message as its dead-letter queue takes it. Where the reason leaves no room for all attributes, those that
-/// mean nothing to Recado are left out first; a message that fills its queue's limit keeps as much of the reason as fits.
+/// mean nothing to Recado are left out first; a message that fills the limit keeps as much of the reason as fits. Where the
+/// queue takes less, the message stays where it is, until SQS itself moves it by the queue's redrive policy.
 fn dead_letter(message: &Received, reason: &str) -> Outgoing {
-    let mut room = CALL_BYTES.saturating_sub(message.body.len() + ATTRIBUTE_REASON.len() + STRING.len());
+    let mut room = LETTER_BYTES.saturating_sub(message.body.len() + ATTRIBUTE_REASON.len() + STRING.len());
     let mut reason = short_reason(reason.to_owned());
     reason.truncate(reason.floor_char_boundary(room));
     room = room.saturating_sub(reason.len());
@@ -407,9 +411,15 @@ fn system<T: std::str::FromStr>(message: &Message, name: MessageSystemAttributeN
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::CALL_BYTES;
     use crate::script::{Answer, Script};
     use proptest::prelude::*;
+    use recado_runtime::backoff::RetrySchedule;
+    use recado_runtime::consumer::trigger::Trigger;
+    use recado_runtime::consumer::{Disposition, Handler};
+    use recado_runtime::system::SystemEntropy;
     use serde_json::{Value, json};
+    use std::sync::Arc;
 
     const QUEUE: &str = "https://sqs.example/1/inbox";
     const LETTERS: &str = "https://sqs.example/1/inbox-dead-letters";
@@ -480,6 +490,33 @@ mod tests {
         let answers = queue.reject(&rejected).await;
         assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
         assert!(answers[0].as_ref().unwrap_err().reason().contains("the lease on the message has ended"));
+        script.end();
+    }
+
+    /// Gives everything back.
+    struct GivesBack;
+
+    impl Handler for GivesBack {
+        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+            batch.iter().map(|_| Disposition::Retry { after: None, reason: "not now".to_owned() }).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_sqs_refuses_again_and_again_is_tried_three_times_and_not_nine() {
+        let refusing = |request: &Value| answer(request, &[("0", "InternalError")]);
+        let script = Script::default().repeat(3, "DeleteMessageBatch", refusing).repeat(3, "ChangeMessageVisibilityBatch", refusing);
+        let trigger = Trigger {
+            name: "test",
+            queue: SqsQueue::new(&script.clients(), QUEUE, LETTERS),
+            handler: Arc::new(GivesBack),
+            entropy: SystemEntropy,
+            retry: RetrySchedule::default(),
+            margin: Duration::ZERO,
+        };
+        trigger.delete(vec![message("1", "a")]).await;
+        let settled = trigger.handle(vec![message("2", "b")], Duration::from_secs(60)).await;
+        assert_eq!(settled.failed, ["m"], "it stays in the queue, and is received again");
         script.end();
     }
 
@@ -554,7 +591,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_dead_letter_keeps_its_body_and_fits(
-            body in 0..=CALL_BYTES,
+            body in prop_oneof![0..=CALL_BYTES, LETTER_BYTES - 8_192..=LETTER_BYTES],
             attributes in proptest::collection::btree_map("[a-z]{1,20}", "x{0,40}|x{5000}", 0..20),
             reason in "é{0,700}",
             own in any::<bool>(),
@@ -567,8 +604,8 @@ mod tests {
             let letter = dead_letter(&rejected, &reason);
             prop_assert_eq!(&letter.body, &rejected.body);
             prop_assert!(letter.attributes.len() <= ATTRIBUTES);
-            prop_assert!(bytes(&letter.body, &letter.attributes) <= CALL_BYTES);
-            if body < CALL_BYTES - 4_096 {
+            prop_assert!(bytes(&letter.body, &letter.attributes) <= LETTER_BYTES);
+            if body <= CALL_BYTES {
                 prop_assert_eq!(letter.attributes.get(ATTRIBUTE_REASON).cloned().unwrap_or_default(), short_reason(reason));
                 prop_assert_eq!(letter.attributes.contains_key(ATTRIBUTE_ATTEMPT), own);
             }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use recado_aws::Clients;
 use recado_aws::container::{Container, is_probe, probe};
 use recado_aws::settings::{Ended, Environment};
-use recado_runtime::consumer::ConsumerConfig;
+use recado_dispatcher::polling;
 
 use crate::compose::Settings;
 
@@ -29,5 +29,5 @@ async fn run() -> Result<(), Ended> {
     let settings = env.complete(|| settings)?;
     let clients = Clients::load().await;
     let (queue, dispatcher) = (settings.queue(&clients), settings.dispatcher(&clients));
-    container.work(&clients, queue, dispatcher, ConsumerConfig::named("inbox")).await
+    container.work(&clients, queue, dispatcher, polling()).await
 }

@@ -6,6 +6,19 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use recado_runtime::backoff::RetrySchedule;
+use recado_runtime::consumer::ConsumerConfig;
+
+/// Messages that a container takes at once where so many wait: two full writes of 25 entries on DynamoDB, and five full
+/// receives of SQS. More would save no call but a part of a lookup, and hold more frames in memory.
+const BATCH: usize = 50;
+/// Batches that a container has in work at the same time. They wait for answers most of the time; where all of them are
+/// in work, messages wait on the queue and come in larger batches, which cost fewer calls each.
+const BATCHES_AT_ONCE: usize = 8;
+
+/// How a container polls the inbox queue: up to 50 messages a batch, 8 batches at once.
+pub fn polling() -> ConsumerConfig {
+    ConsumerConfig { batch: BATCH, concurrency: BATCHES_AT_ONCE, ..ConsumerConfig::named("inbox") }
+}
 
 /// The dispatcher's settings. None of them can make it lose anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ mod world;
 #[cfg(test)]
 mod fixture;
 
-pub use config::DispatcherConfig;
+pub use config::{DispatcherConfig, polling};
 pub use world::{Ports, World};
 
 use jiff::Timestamp;

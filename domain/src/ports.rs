@@ -82,6 +82,9 @@ pub struct Outgoing {
 /// A message is hidden from other receivers until its visibility ends; then it is received again. After a lease
 /// was lost the token is stale: `ack`, `extend`, `release` and `reject` of it answer a permanent failure and
 /// change nothing.
+///
+/// Where a service may refuse one entry of a call for the moment, its adapter tries that entry again itself, a few times.
+/// What it then answers as transient is not called again: a message that was not settled is received again.
 pub trait Queue: Send + Sync + 'static {
     /// The most messages of one receive (10 on SQS).
     fn max_batch(&self) -> usize;

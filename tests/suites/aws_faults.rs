@@ -71,6 +71,8 @@ mod aws {
         ("a_frame_that_makes_no_sense_is_answered_and_the_socket_stays", "an `error` frame is posted once"),
         ("one_connection_above_the_cap_closes_the_oldest", "a close that fails waits for the next frame of the oldest"),
         ("mail_goes_to_those_who_want_it_once_with_values_escaped", "a lost answer of SES is a second mail; counted below"),
+        ("what_is_no_event_becomes_a_dead_letter_that_says_why_and_blocks_nobody", "it hands in once what a producer would try again"),
+        ("an_event_at_the_limit_is_delivered_and_what_is_above_a_limit_is_refused", "it pins answers; an event in it may fail for now"),
         ("the_commands_publish_and_listen", "`recado listen` asks once, for a person who looks on"),
     ];
 

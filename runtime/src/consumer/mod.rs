@@ -11,12 +11,13 @@ pub mod trigger;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use recado_domain::failure::Failure;
 use recado_domain::ports::{AckToken, Entropy, Outcome, Queue, Received};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use self::settle::{Sorted, log_failures, persist};
+use self::settle::{Sorted, carry_out, log_failures};
 use crate::backoff::RetrySchedule;
 
 /// What a message came to.
@@ -61,7 +62,7 @@ pub struct ConsumerConfig {
     pub name: &'static str,
     /// Batches in work at the same time.
     pub concurrency: usize,
-    /// Messages of one batch; the queue's own limit applies too.
+    /// Messages of one batch. Where the queue gives fewer at a time, a backlog is taken in several receives.
     pub batch: usize,
     /// How long a poll waits for the first message.
     pub wait: Duration,
@@ -153,6 +154,11 @@ async fn drain(permits: &Semaphore, config: &ConsumerConfig) -> Drained {
     drained
 }
 
+/// The sizes of up to `calls` receives of up to `most` messages each, for `room` messages.
+fn calls(room: usize, most: usize, calls: usize) -> Vec<usize> {
+    (0..calls).map(|call| room.saturating_sub(call * most).min(most)).take_while(|size| *size > 0).collect()
+}
+
 struct Worker<Q, H, E> {
     queue: Arc<Q>,
     handler: Arc<H>,
@@ -161,9 +167,31 @@ struct Worker<Q, H, E> {
 }
 
 impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
+    /// Takes what is there, up to a batch. A receive that comes back full says that there is more: then as many receives
+    /// again are made at once, without waiting, for as long as all of them come back full. So a backlog is taken in few
+    /// round trips, and never more than half of the calls find nothing.
     async fn poll(&self, stop: &CancellationToken) -> Outcome<Vec<Received>> {
-        let Self { queue, config, .. } = self;
-        let receive = queue.receive(config.batch.min(queue.max_batch()), config.wait, config.visibility);
+        let config = &self.config;
+        let most = self.queue.max_batch().min(config.batch);
+        let mut batch = self.first(most, stop).await?;
+        let (mut full, mut made) = (batch.len() == most, 1);
+        while full && batch.len() < config.batch && !stop.is_cancelled() {
+            let sizes = calls(config.batch - batch.len(), most, made);
+            let receives = sizes.iter().map(|size| self.queue.receive(*size, Duration::ZERO, config.visibility));
+            for (received, size) in join_all(receives).await.into_iter().zip(&sizes) {
+                // What fails now fails again in the next poll, which says so; what is in hand is worked off meanwhile.
+                let received = received.unwrap_or_default();
+                full &= received.len() == *size;
+                batch.extend(received);
+            }
+            made += sizes.len();
+        }
+        Ok(batch)
+    }
+
+    /// Waits for the first messages.
+    async fn first(&self, most: usize, stop: &CancellationToken) -> Outcome<Vec<Received>> {
+        let receive = self.queue.receive(most, self.config.wait, self.config.visibility);
         tokio::pin!(receive);
         tokio::select! {
             received = &mut receive => received,
@@ -207,11 +235,11 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
         let ConsumerConfig { name, retry, .. } = &self.config;
         let Sorted { done, back, dead } = settle::sort(name, batch, dispositions, retry, &*self.entropy);
         let queue = (*name, &*self.queue);
-        let done = done.into_iter().map(|message| message.token).collect();
-        let back = back.into_iter().map(|(message, wait)| (message.token, wait)).collect();
-        persist(queue, "ack", done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
-        persist(queue, "release", back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
-        persist(queue, "reject", dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
+        let done: Vec<_> = done.into_iter().map(|message| message.token).collect();
+        let back: Vec<_> = back.into_iter().map(|(message, wait)| (message.token, wait)).collect();
+        carry_out(queue, "ack", &done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
+        carry_out(queue, "release", &back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
+        carry_out(queue, "reject", &dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
     }
 }
 
@@ -282,6 +310,56 @@ mod tests {
         let attempts = RetrySchedule::default().max_attempts;
         assert_eq!(running.handler.handled.load(Ordering::SeqCst), attempts as usize);
         assert!(running.queue.dead()[0].attributes.values().any(|reason| reason.contains("gave up after 16 attempts: not now")));
+    }
+
+    #[test]
+    fn receives_of_a_batch_fit_its_room() {
+        assert_eq!(calls(40, 10, 1), [10]);
+        assert_eq!(calls(30, 10, 2), [10, 10]);
+        assert_eq!(calls(15, 10, 4), [10, 5]);
+        assert!(calls(0, 10, 4).is_empty());
+    }
+
+    /// How many receives and batches it takes to work off so many messages, 50 a batch, until the first empty poll.
+    async fn worked_off(messages: usize) -> (usize, Vec<usize>) {
+        let queue = Arc::new(MemoryQueue::new(ManualClock::default(), SeededEntropy::new(7)));
+        for _ in 0..messages {
+            let message = Outgoing { body: "done".to_owned(), attributes: Default::default(), delay: Duration::ZERO };
+            queue.send(&[message]).await.remove(0).unwrap();
+        }
+        let config = ConsumerConfig { batch: 50, wait: Duration::ZERO, ..ConsumerConfig::named("test") };
+        let worker =
+            Worker { queue: queue.clone(), handler: Arc::new(ByBody::default()), entropy: Arc::new(SeededEntropy::new(1)), config };
+        let mut batches = Vec::new();
+        loop {
+            match worker.poll(&CancellationToken::new()).await.unwrap().len() {
+                0 => return (queue.faults().calls("receive"), batches),
+                size => batches.push(size),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backlog_is_taken_in_whole_batches_and_a_short_answer_is_worked_on_at_once() {
+        // Two full batches of five receives; two receives that are full, and two that find nothing; the last, empty poll.
+        assert_eq!(worked_off(120).await, (5 + 5 + 4 + 1, vec![50, 50, 20]));
+        assert_eq!(worked_off(7).await, (1 + 1, vec![7]));
+        // One receive that finds nothing tells that ten were all.
+        assert_eq!(worked_off(10).await, (2 + 1, vec![10]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receive_that_fails_after_others_keeps_nothing_back() {
+        let queue = Arc::new(MemoryQueue::new(ManualClock::default(), SeededEntropy::new(7)));
+        for _ in 0..30 {
+            let message = Outgoing { body: "done".to_owned(), attributes: Default::default(), delay: Duration::ZERO };
+            queue.send(&[message]).await.remove(0).unwrap();
+        }
+        let faults = queue.clone();
+        queue.faults().after_next("receive", move || faults.faults().fail_next("receive", Failure::transient("busy")));
+        let config = ConsumerConfig { batch: 50, ..ConsumerConfig::named("test") };
+        let worker = Worker { queue, handler: Arc::new(ByBody::default()), entropy: Arc::new(SeededEntropy::new(1)), config };
+        assert_eq!(worker.poll(&CancellationToken::new()).await.unwrap().len(), 10);
     }
 
     #[tokio::test(start_paused = true)]

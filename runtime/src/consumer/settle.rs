@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use recado_domain::failure::Failure;
 use recado_domain::ports::{Entropy, Outcome, Received};
 use tokio_util::task::AbortOnDropHandle;
@@ -90,33 +89,20 @@ fn give_up(message: &Received, disposition: Disposition, retry: &RetrySchedule) 
     }
 }
 
-/// Carries out a batch call until no entry fails transiently, three times at most; answers each entry, in order. What
-/// still fails is received again when its lease ends: at least once, never lost.
-pub(super) async fn persist<Q, T: Clone>(
+/// Carries out a batch call; answers each entry, in order. It is called once: an adapter has tried again by itself what
+/// its service refused for the moment ([`Queue`](recado_domain::ports::Queue)), and a second round here would only
+/// multiply that. What fails all the same is received again when its lease ends: at least once, never lost.
+pub(super) async fn carry_out<Q, T>(
     (name, queue): (&'static str, &Q),
     what: &'static str,
-    entries: Vec<T>,
+    entries: &[T],
     call: impl AsyncFn(&Q, &[T]) -> Vec<Outcome<()>>,
 ) -> Vec<Outcome<()>> {
     if entries.is_empty() {
         return Vec::new();
     }
-    let unanswered = || Err(Failure::transient("the queue gave no answer for this entry"));
-    let mut outcomes: Vec<Outcome<()>> = call(queue, &entries).await;
-    outcomes.resize_with(entries.len(), unanswered);
-    let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_times(2).with_jitter();
-    for wait in backoff.build() {
-        let again: Vec<usize> = (0..entries.len()).filter(|at| outcomes[*at].as_ref().is_err_and(Failure::is_transient)).collect();
-        if again.is_empty() {
-            break;
-        }
-        tokio::time::sleep(wait).await;
-        let some: Vec<T> = again.iter().map(|at| entries[*at].clone()).collect();
-        let mut answers = call(queue, &some).await.into_iter();
-        for at in again {
-            outcomes[at] = answers.next().unwrap_or_else(unanswered);
-        }
-    }
+    let mut outcomes: Vec<Outcome<()>> = call(queue, entries).await;
+    outcomes.resize_with(entries.len(), || Err(Failure::transient("the queue gave no answer for this entry")));
     log_failures(name, what, &outcomes);
     outcomes
 }
@@ -135,21 +121,19 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn only_what_failed_transiently_is_called_again_and_every_entry_is_answered() {
+    #[tokio::test]
+    async fn a_queue_is_called_once_and_every_entry_is_answered() {
         let calls = RefCell::new(Vec::new());
-        let outcomes = persist(("test", &calls), "ack", vec![1, 2, 3, 4], async |calls: &RefCell<Vec<Vec<i32>>>, some: &[i32]| {
+        let outcomes = carry_out(("test", &calls), "ack", &[1, 2, 3], async |calls: &RefCell<Vec<Vec<i32>>>, some: &[i32]| {
             calls.borrow_mut().push(some.to_vec());
-            match calls.borrow().len() {
-                // The fourth gets no answer at all.
-                1 => vec![Ok(()), Err(Failure::transient("busy")), Err(Failure::permanent("stale"))],
-                2 => vec![Ok(()), Err(Failure::transient("busy"))],
-                _ => vec![Err(Failure::transient("still busy"))],
-            }
+            // The third gets no answer at all.
+            vec![Ok(()), Err(Failure::transient("busy"))]
         });
         let outcomes = outcomes.await;
-        assert_eq!(*calls.borrow(), [vec![1, 2, 3, 4], vec![2, 4], vec![4]]);
-        assert_eq!(outcomes[..3], [Ok(()), Ok(()), Err(Failure::permanent("stale"))]);
-        assert_eq!(outcomes[3], Err(Failure::transient("still busy")));
+        assert_eq!(*calls.borrow(), [vec![1, 2, 3]]);
+        assert_eq!(outcomes[..2], [Ok(()), Err(Failure::transient("busy"))]);
+        assert!(outcomes[2].as_ref().is_err_and(Failure::is_transient));
+        assert!(carry_out(("test", &calls), "ack", &[], async |_: &RefCell<_>, _: &[i32]| Vec::new()).await.is_empty());
+        assert_eq!(calls.borrow().len(), 1, "nothing is nothing to call for");
     }
 }

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::{
 use aws_sdk_sqs::types::QueueAttributeName;
 use jiff::Timestamp;
 use recado_aws::dynamo::{self, DynamoClaims, DynamoConnections, DynamoInbox, DynamoSuppressions, DynamoTickets};
-use recado_aws::{Clients, GatewaySockets, SesMailer, SnsBus, SqsDeadLetters, SqsQueue};
+use recado_aws::{Calls, Clients, GatewaySockets, SesMailer, SnsBus, SqsDeadLetters, SqsQueue};
 use recado_domain::connection::CloseReason;
 use recado_domain::ids::ConnectionId;
 use recado_domain::ports::Clock;
@@ -44,6 +44,7 @@ pub struct Aws {
     mailer: SesMailer,
     sockets: GatewaySockets,
     api: String,
+    inbox_queue_url: String,
     /// The ids of sockets that were opened so far.
     opened: Mutex<Vec<String>>,
 }
@@ -54,9 +55,62 @@ async fn gateway(local: &Account, path: &str, body: &Value) -> Value {
 }
 
 impl Aws {
+    /// A fresh one whose calls are counted, those that make it included.
+    pub async fn counted(calls: Calls) -> Self {
+        Self::with(Some(calls)).await
+    }
+
     /// The account's clients, for what no port does.
     pub fn clients(&self) -> &Clients {
         &self.clients
+    }
+
+    /// The clock of its adapters, which stands unless it is moved.
+    pub fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+
+    /// Messages of the inbox queue, whether somebody holds them or not.
+    pub async fn inbox_depth(&self) -> usize {
+        let wanted = [QueueAttributeName::ApproximateNumberOfMessages, QueueAttributeName::ApproximateNumberOfMessagesNotVisible];
+        let call = self.clients.sqs.get_queue_attributes().queue_url(&self.inbox_queue_url).set_attribute_names(Some(wanted.to_vec()));
+        let counts = call.send().await.expect("the queue is there").attributes.unwrap_or_default();
+        wanted.iter().map(|name| counts[name].parse::<usize>().expect("a number")).sum()
+    }
+
+    async fn with(calls: Option<Calls>) -> Self {
+        let local = Account::new();
+        let clients = local.clients_counting(calls).await;
+        let queues = ["inbox", "inbox-dead-letters", "email", "email-dead-letters"].map(|name| queue(&clients, name));
+        let (queues, (), api, ()) = tokio::join!(
+            futures_util::future::join_all(queues),
+            create_table(&clients),
+            create_api(&local),
+            Account::verify_senders(&clients)
+        );
+        let topic = topic(&clients, &queues[0], &queues[2]).await;
+        // Real time, since the local AWS collects by `ttl`; from here on it stands.
+        let (clock, entropy) = (ManualClock::new(SystemClock.now()), SeededEntropy::new(7));
+        let endpoint = format!("{}/_aws/execute-api/{api}/{STAGE}", local.endpoint);
+        Self {
+            bus: SnsBus::new(&clients, topic),
+            inbox_queue: SqsQueue::new(&clients, &queues[0], &queues[1]),
+            email_queue: SqsQueue::new(&clients, &queues[2], &queues[3]),
+            dead_letters: SqsDeadLetters::new(&clients, &queues[0], &queues[1]),
+            inbox: DynamoInbox::new(&clients, TABLE, clock.clone(), entropy.clone()),
+            connections: DynamoConnections::new(&clients, TABLE, clock.clone(), entropy.clone()),
+            claims: DynamoClaims::new(&clients, TABLE, clock.clone()),
+            tickets: DynamoTickets::new(&clients, TABLE, clock.clone()),
+            suppressions: DynamoSuppressions::new(&clients, TABLE, clock.clone(), entropy),
+            mailer: SesMailer::new(&clients, None),
+            sockets: GatewaySockets::new(&clients, &endpoint),
+            api,
+            opened: Mutex::default(),
+            inbox_queue_url: queues[0].clone(),
+            clients,
+            clock,
+            local,
+        }
     }
 }
 
@@ -132,37 +186,7 @@ impl Backend for Aws {
     type Peer = SocketPeer;
 
     async fn fresh() -> Self {
-        let local = Account::new();
-        let clients = local.clients().await;
-        let queues = ["inbox", "inbox-dead-letters", "email", "email-dead-letters"].map(|name| queue(&clients, name));
-        let (queues, (), api, ()) = tokio::join!(
-            futures_util::future::join_all(queues),
-            create_table(&clients),
-            create_api(&local),
-            Account::verify_senders(&clients)
-        );
-        let topic = topic(&clients, &queues[0], &queues[2]).await;
-        // Real time, since the local AWS collects by `ttl`; from here on it stands.
-        let (clock, entropy) = (ManualClock::new(SystemClock.now()), SeededEntropy::new(7));
-        let endpoint = format!("{}/_aws/execute-api/{api}/{STAGE}", local.endpoint);
-        Self {
-            bus: SnsBus::new(&clients, topic),
-            inbox_queue: SqsQueue::new(&clients, &queues[0], &queues[1]),
-            email_queue: SqsQueue::new(&clients, &queues[2], &queues[3]),
-            dead_letters: SqsDeadLetters::new(&clients, &queues[0], &queues[1]),
-            inbox: DynamoInbox::new(&clients, TABLE, clock.clone(), entropy.clone()),
-            connections: DynamoConnections::new(&clients, TABLE, clock.clone(), entropy.clone()),
-            claims: DynamoClaims::new(&clients, TABLE, clock.clone()),
-            tickets: DynamoTickets::new(&clients, TABLE, clock.clone()),
-            suppressions: DynamoSuppressions::new(&clients, TABLE, clock.clone(), entropy),
-            mailer: SesMailer::new(&clients, None),
-            sockets: GatewaySockets::new(&clients, &endpoint),
-            api,
-            opened: Mutex::default(),
-            clients,
-            clock,
-            local,
-        }
+        Self::with(None).await
     }
 
     async fn advance(&self, by: Duration) {

@@ -5,6 +5,7 @@
 
 #![expect(missing_docs, reason = "a test's name is its documentation")]
 
+pub mod bad_input;
 pub mod commands;
 pub mod delivery;
 pub mod events;
@@ -62,6 +63,11 @@ macro_rules! end_to_end_suite {
                 a_redriven_event_reaches_those_it_concerns,
             );
             $crate::end_to_end_tests!(
+                bad_input:
+                what_is_no_event_becomes_a_dead_letter_that_says_why_and_blocks_nobody,
+                an_event_at_the_limit_is_delivered_and_what_is_above_a_limit_is_refused,
+            );
+            $crate::end_to_end_tests!(
                 commands:
                 the_commands_publish_and_listen,
             );
@@ -90,6 +96,7 @@ mod tests {
     fn every_body_is_in_the_suite() {
         let suite = include_str!("mod.rs");
         let subjects = [
+            include_str!("bad_input.rs"),
             include_str!("commands.rs"),
             include_str!("delivery.rs"),
             include_str!("events.rs"),

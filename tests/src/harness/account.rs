@@ -10,7 +10,7 @@ use std::time::Duration;
 use aws_config::Region;
 use aws_sdk_sqs::config::Credentials;
 use base64::prelude::{BASE64_STANDARD, Engine};
-use recado_aws::Clients;
+use recado_aws::{Calls, Clients};
 use recado_domain::ports::Entropy;
 use recado_runtime::system::SystemEntropy;
 use serde_json::{Value, json};
@@ -96,18 +96,23 @@ impl Account {
 
     /// Clients of this account.
     pub async fn clients(&self) -> Clients {
-        self.clients_at(&self.endpoint).await
+        self.clients_at(&self.endpoint, None).await
     }
 
     /// Clients of this account, through the proxy if there is one.
     pub async fn told_clients(&self) -> Clients {
-        self.clients_at(&self.told).await
+        self.clients_at(&self.told, None).await
     }
 
-    async fn clients_at(&self, endpoint: &str) -> Clients {
+    /// Clients of this account, whose calls are counted.
+    pub async fn clients_counting(&self, calls: Option<Calls>) -> Clients {
+        self.clients_at(&self.endpoint, calls).await
+    }
+
+    async fn clients_at(&self, endpoint: &str, calls: Option<Calls>) -> Clients {
         let credentials = Credentials::new(&self.id, "test", None, None, "test");
         let loader = Clients::loader().endpoint_url(endpoint).region(Region::new(REGION)).credentials_provider(credentials);
-        Clients::from_sdk(loader.load().await)
+        Clients::new(loader.load().await, calls)
     }
 
     /// What tests ask for beyond AWS.

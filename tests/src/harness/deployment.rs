@@ -67,6 +67,9 @@ pub trait Inside {
 
     /// The inboxes.
     fn inbox(&self) -> impl Inbox;
+
+    /// Hands in a text where events are published, as whoever may publish there could, without Recado's producer.
+    fn hand_in(&self, text: &str) -> impl Future<Output = Tested>;
 }
 
 /// A mail that left.

@@ -2,9 +2,11 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use recado_domain::ports::{DeadLetters, EventBus, Inbox, Queue};
+use recado_domain::message::Attributes;
+use recado_domain::ports::{DeadLetters, EventBus, Inbox, Outgoing, Queue};
 use recado_embedded::{QueueName, Store};
 use recado_runtime::system::{SystemClock, SystemEntropy};
 use serde_json::Value;
@@ -93,5 +95,11 @@ impl Inside for Store {
 
     fn inbox(&self) -> impl Inbox {
         Store::inbox(self)
+    }
+
+    /// Its topic takes events alone; whoever has the database can write into the queue behind it.
+    async fn hand_in(&self, text: &str) -> Tested {
+        let message = Outgoing { body: text.to_owned(), attributes: Attributes::new(), delay: Duration::ZERO };
+        Ok(Store::inbox_queue(self).send(&[message]).await.remove(0)?)
     }
 }

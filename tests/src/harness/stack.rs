@@ -214,6 +214,7 @@ impl Stack {
         let clients = self.account.clients().await;
         let (queue, letters) = (self.output("InboxQueueUrl")?, self.output("InboxDeadLettersUrl")?);
         Ok(StackPorts {
+            topic: self.output("TopicArn")?.to_owned(),
             bus: SnsBus::new(&clients, self.output("TopicArn")?),
             inbox_queue: SqsQueue::new(&clients, queue, letters),
             dead_letters: SqsDeadLetters::new(&clients, queue, letters),
@@ -324,6 +325,7 @@ impl Deployment for Stack {
 pub struct StackPorts {
     /// What they speak through.
     pub clients: Clients,
+    topic: String,
     bus: SnsBus,
     inbox_queue: SqsQueue,
     dead_letters: SqsDeadLetters,
@@ -345,5 +347,10 @@ impl Inside for StackPorts {
 
     fn inbox(&self) -> impl Inbox {
         self.inbox.clone()
+    }
+
+    async fn hand_in(&self, text: &str) -> Tested {
+        self.clients.sns.publish().topic_arn(&self.topic).message(text).send().await?;
+        Ok(())
     }
 }
