@@ -107,7 +107,7 @@ pub(crate) struct Rendered {
 }
 
 /// What one event type has.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Folder {
     /// Template names by locale (lower-case; empty for none) and part.
     templates: HashMap<(String, Part), String>,
@@ -115,6 +115,7 @@ struct Folder {
 }
 
 /// Compiled templates.
+#[derive(Clone)]
 pub struct Templates {
     environment: Environment<'static>,
     folders: BTreeMap<String, Folder>,

@@ -166,6 +166,8 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
         let receive = queue.receive(config.batch.min(queue.max_batch()), config.wait, config.visibility);
         tokio::pin!(receive);
         tokio::select! {
+            // In a fixed order here and below: where both are there, messages that have come are not left to their lease.
+            biased;
             received = &mut receive => received,
             () = stop.cancelled() => tokio::time::timeout(LAST_POLL, receive).await.unwrap_or(Ok(Vec::new())),
         }
@@ -174,6 +176,7 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
     async fn pause(&self, polls_failed: u32, stop: &CancellationToken) {
         let wait = self.config.retry.delay(polls_failed, None, &*self.entropy);
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }
@@ -187,6 +190,7 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
     async fn work(self: Arc<Self>, batch: Vec<Received>, permit: OwnedSemaphorePermit) {
         metrics::counter!("recado_received_total", "queue" => self.config.name).increment(batch.len() as u64);
         let dispositions = tokio::select! {
+            biased;
             dispositions = settle::answers(&self.handler, &batch) => dispositions,
             never = self.keep_lease(&batch) => match never {},
         };
@@ -207,11 +211,12 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
         let ConsumerConfig { name, retry, .. } = &self.config;
         let Sorted { done, back, dead } = settle::sort(name, batch, dispositions, retry, &*self.entropy);
         let queue = (*name, &*self.queue);
+        let jitter = || self.entropy.next_u64();
         let done = done.into_iter().map(|message| message.token).collect();
         let back = back.into_iter().map(|(message, wait)| (message.token, wait)).collect();
-        persist(queue, "ack", done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
-        persist(queue, "release", back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
-        persist(queue, "reject", dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
+        persist(queue, "ack", jitter(), done, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
+        persist(queue, "release", jitter(), back, async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await).await;
+        persist(queue, "reject", jitter(), dead, async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await).await;
     }
 }
 

@@ -91,10 +91,11 @@ fn give_up(message: &Received, disposition: Disposition, retry: &RetrySchedule) 
 }
 
 /// Carries out a batch call until no entry fails transiently, three times at most; answers each entry, in order. What
-/// still fails is received again when its lease ends: at least once, never lost.
+/// still fails is received again when its lease ends: at least once, never lost. `jitter` is a random number.
 pub(super) async fn persist<Q, T: Clone>(
     (name, queue): (&'static str, &Q),
     what: &'static str,
+    jitter: u64,
     entries: Vec<T>,
     call: impl AsyncFn(&Q, &[T]) -> Vec<Outcome<()>>,
 ) -> Vec<Outcome<()>> {
@@ -104,7 +105,8 @@ pub(super) async fn persist<Q, T: Clone>(
     let unanswered = || Err(Failure::transient("the queue gave no answer for this entry"));
     let mut outcomes: Vec<Outcome<()>> = call(queue, &entries).await;
     outcomes.resize_with(entries.len(), unanswered);
-    let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_times(2).with_jitter();
+    let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50)).with_max_times(2);
+    let backoff = backoff.with_jitter().with_jitter_seed(jitter);
     for wait in backoff.build() {
         let again: Vec<usize> = (0..entries.len()).filter(|at| outcomes[*at].as_ref().is_err_and(Failure::is_transient)).collect();
         if again.is_empty() {
@@ -138,7 +140,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_failed_transiently_is_called_again_and_every_entry_is_answered() {
         let calls = RefCell::new(Vec::new());
-        let outcomes = persist(("test", &calls), "ack", vec![1, 2, 3, 4], async |calls: &RefCell<Vec<Vec<i32>>>, some: &[i32]| {
+        let outcomes = persist(("test", &calls), "ack", 7, vec![1, 2, 3, 4], async |calls: &RefCell<Vec<Vec<i32>>>, some: &[i32]| {
             calls.borrow_mut().push(some.to_vec());
             match calls.borrow().len() {
                 // The fourth gets no answer at all.

@@ -56,7 +56,10 @@ impl<Q: Queue, H: Handler, E: Entropy> Trigger<Q, H, E> {
     /// Deletes messages, for when the platform does not. One that is not deleted is received again.
     pub async fn delete(&self, done: Vec<Received>) {
         let tokens: Vec<AckToken> = done.into_iter().map(|message| message.token).collect();
-        settle::persist((self.name, &self.queue), "ack", tokens, async |queue: &Q, some: &[AckToken]| queue.ack(some).await).await;
+        settle::persist((self.name, &self.queue), "ack", self.entropy.next_u64(), tokens, async |queue: &Q, some: &[AckToken]| {
+            queue.ack(some).await
+        })
+        .await;
     }
 
     /// A message that was given back stays in the queue, and so does one whose reject did not succeed.
@@ -64,13 +67,20 @@ impl<Q: Queue, H: Handler, E: Entropy> Trigger<Q, H, E> {
         let Sorted { mut done, back, dead } = sorted;
         let mut failed: Vec<String> = back.iter().map(|(message, _)| message.message_id.clone()).collect();
         let release: Vec<_> = back.into_iter().map(|(message, wait)| (message.token, wait)).collect();
-        let releasing = settle::persist((self.name, &self.queue), "release", release, async |queue: &Q, some: &[(AckToken, Duration)]| {
-            queue.release(some).await
-        });
-        let rejecting =
-            settle::persist((self.name, &self.queue), "reject", dead.clone(), async |queue: &Q, some: &[(Received, String)]| {
-                queue.reject(some).await
-            });
+        let releasing = settle::persist(
+            (self.name, &self.queue),
+            "release",
+            self.entropy.next_u64(),
+            release,
+            async |queue: &Q, some: &[(AckToken, Duration)]| queue.release(some).await,
+        );
+        let rejecting = settle::persist(
+            (self.name, &self.queue),
+            "reject",
+            self.entropy.next_u64(),
+            dead.clone(),
+            async |queue: &Q, some: &[(Received, String)]| queue.reject(some).await,
+        );
         // A release that does not end in time changes nothing: the message waits for the end of its lease.
         let in_time = |settling| tokio::time::timeout_at(end, settling);
         let (_, rejected) = futures_util::join!(tokio::time::timeout_at(end, releasing), in_time(rejecting));
