@@ -1,4 +1,4 @@
-//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `init-time`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `init-time`, `simulate`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -77,6 +77,12 @@ enum Chore {
     },
     /// Measures how long each packaged function takes from its start until it asks for work, and that it asks AWS for nothing before.
     InitTime(init_time::Options),
+    /// Runs the rooms under seeded faults and virtual time, in release on all cores; tells the story of a seed that fails.
+    Simulate {
+        /// Passed on, such as `--seeds 100000`, `--start 5000`, or `--seed 42` for the whole story of one.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Writes the JSON Schemas of events and frames from the Rust types into schemas/.
     Schemas {
         /// Writes nothing; fails where a file is not what the types say.
@@ -97,6 +103,7 @@ fn main() -> ExitCode {
         Chore::Model { worlds } => model(&worlds),
         Chore::Package { profile, arch } => package::package(profile, arch),
         Chore::InitTime(options) => init_time::run(&options),
+        Chore::Simulate { arguments } => simulate(&arguments),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
     };
@@ -219,6 +226,15 @@ fn model(worlds: &[String]) -> Result<()> {
     let mut steps = Steps::new("model");
     let mut run = cargo(&["run", "--release", "--quiet", "--package", "recado-model", "--example", "wide", "--"]);
     steps.run("wide worlds", run.args(worlds))?;
+    steps.summary();
+    Ok(())
+}
+
+/// In release: a seed takes a tenth of the time.
+fn simulate(arguments: &[String]) -> Result<()> {
+    let mut steps = Steps::new("simulate");
+    let mut run = cargo(&["run", "--release", "--quiet", "--package", "recado-simulation", "--"]);
+    steps.run("simulation", run.args(arguments))?;
     steps.summary();
     Ok(())
 }
