@@ -93,6 +93,13 @@ impl MemoryConnections {
         &self.0.faults
     }
 
+    /// Removes a row and leaves its reverse item: what a `remove` leaves that ends in between.
+    pub fn remove_halfway(&self, recipient: &RecipientKey, id: &ConnectionId) {
+        if let Some(rows) = lock(&self.0.state).rows.get_mut(recipient) {
+            rows.remove(id);
+        }
+    }
+
     /// The rows of one user, by id.
     pub fn rows(&self, recipient: &RecipientKey) -> Vec<Connection> {
         lock(&self.0.state).rows.get(recipient).map_or_else(Vec::new, |rows| rows.values().cloned().collect())

@@ -16,7 +16,7 @@ use recado_domain::position::Position;
 use crate::{Faults, ManualClock, SeededEntropy, lock};
 
 /// [`Inbox`] in memory. Positions are taken inside the append and strictly ascend within an inbox, even where the
-/// clock stands or goes back.
+/// clock stands or goes back; or, [stamped by its callers](Self::stamped_by_callers), are what the clock shows.
 #[derive(Debug, Clone)]
 pub struct MemoryInbox(Arc<Inner>);
 
@@ -25,6 +25,7 @@ struct Inner {
     clock: ManualClock,
     entropy: SeededEntropy,
     faults: Faults,
+    ascending: bool,
     users: Mutex<BTreeMap<RecipientKey, User>>,
 }
 
@@ -37,6 +38,13 @@ struct User {
     last: Option<Position>,
 }
 
+/// A position of a call's moment, and whether it has to stand above all others.
+#[derive(Clone, Copy)]
+struct Asked {
+    position: Position,
+    ascending: bool,
+}
+
 /// The state an update by id sets.
 #[derive(Clone, Copy)]
 enum Mark {
@@ -46,19 +54,22 @@ enum Mark {
 }
 
 impl User {
-    /// A position of this moment, above every earlier one (R6).
-    fn take_position(&mut self, now: Timestamp, random: u128) -> Position {
-        let fresh = Position::new(now, random);
-        let position = self.last.map_or(fresh, |last| fresh.max(last.next()));
-        self.last = Some(position);
+    /// Where an entry is put that asks for `asked`: above every earlier one where positions ascend (R6).
+    fn take_position(&mut self, asked: Asked) -> Position {
+        let mut position =
+            if asked.ascending { self.last.map_or(asked.position, |last| asked.position.max(last.next())) } else { asked.position };
+        while self.order.contains_key(&position) {
+            position = position.next();
+        }
+        self.last = self.last.max(Some(position));
         position
     }
 
-    fn append(&mut self, new: &NewEntry, now: Timestamp, random: u128) -> Appended {
+    fn append(&mut self, new: &NewEntry, asked: Asked) -> Appended {
         if let Some(stored) = self.entries.get(&new.notification.id) {
             return self.answer(stored, false);
         }
-        let position = self.take_position(now, random);
+        let position = self.take_position(asked);
         let notification = Arc::clone(&new.notification);
         let entry = InboxEntry { notification, position, acked_at: None, read_at: None, archived_at: None };
         let answer = self.answer(&entry, true);
@@ -67,12 +78,12 @@ impl User {
         answer
     }
 
-    fn restamp(&mut self, id: NotificationId, old: Position, now: Timestamp, random: u128) -> Outcome<Appended> {
+    fn restamp(&mut self, id: NotificationId, old: Position, asked: Asked) -> Outcome<Appended> {
         let missing = || Failure::permanent("there is no such entry to stamp again");
         let mut stored = self.entries.get(&id).cloned().ok_or_else(missing)?;
         if stored.position == old {
             stored.read_at = self.read_at(&stored);
-            stored.position = self.take_position(now, random);
+            stored.position = self.take_position(asked);
             self.order.remove(&old);
             self.order.insert(stored.position, id);
             self.entries.insert(id, stored.clone());
@@ -152,6 +163,16 @@ fn shows(filter: PageFilter, entry: &InboxEntry) -> bool {
 impl MemoryInbox {
     /// Empty inboxes.
     pub fn new(clock: ManualClock, entropy: SeededEntropy) -> Self {
+        Self::with(clock, entropy, true)
+    }
+
+    /// Empty inboxes of a store that takes positions as its callers stamp them, each by its own clock and before its write
+    /// arrives, as DynamoDB does: an entry may land below one that was read already.
+    pub fn stamped_by_callers(clock: ManualClock, entropy: SeededEntropy) -> Self {
+        Self::with(clock, entropy, false)
+    }
+
+    fn with(clock: ManualClock, entropy: SeededEntropy, ascending: bool) -> Self {
         let operations = [
             "append",
             "restamp",
@@ -166,7 +187,7 @@ impl MemoryInbox {
             "read_all",
             "unread",
         ];
-        Self(Arc::new(Inner { clock, entropy, faults: Faults::new(&operations), users: Mutex::default() }))
+        Self(Arc::new(Inner { clock, entropy, faults: Faults::new(&operations), ascending, users: Mutex::default() }))
     }
 
     /// Scripts what goes wrong, by the names of the port's methods.
@@ -181,20 +202,21 @@ impl MemoryInbox {
 
     /// All that is stored for somebody, expired or not, ascending by position.
     pub fn entries(&self, recipient: &RecipientKey) -> Vec<InboxEntry> {
-        self.with(recipient, |user, _| user.visible(Timestamp::MIN).collect())
+        self.of(recipient, |user, _| user.visible(Timestamp::MIN).collect())
     }
 
-    fn with<T>(&self, recipient: &RecipientKey, then: impl FnOnce(&mut User, Timestamp) -> T) -> T {
+    fn of<T>(&self, recipient: &RecipientKey, then: impl FnOnce(&mut User, Timestamp) -> T) -> T {
         let now = self.0.clock.now();
         then(lock(&self.0.users).entry(recipient.clone()).or_default(), now)
     }
 
-    fn random(&self) -> u128 {
-        u128::from(self.0.entropy.next_u64()) << 64 | u128::from(self.0.entropy.next_u64())
+    fn asked(&self, now: Timestamp) -> Asked {
+        let random = u128::from(self.0.entropy.next_u64()) << 64 | u128::from(self.0.entropy.next_u64());
+        Asked { position: Position::new(now, random), ascending: self.0.ascending }
     }
 
     fn update(&self, recipient: &RecipientKey, ids: &[NotificationId], mark: Mark) -> Vec<NotificationId> {
-        self.with(recipient, |user, now| ids.iter().copied().filter(|id| user.mark(*id, mark, now)).collect())
+        self.of(recipient, |user, now| ids.iter().copied().filter(|id| user.mark(*id, mark, now)).collect())
     }
 }
 
@@ -202,17 +224,17 @@ impl Inbox for MemoryInbox {
     async fn append(&self, entries: &[NewEntry]) -> Vec<Outcome<Appended>> {
         self.0.faults.each("append", entries.len(), |at| {
             let new = &entries[at];
-            Ok(self.with(&new.recipient, |user, now| user.append(new, now, self.random())))
+            Ok(self.of(&new.recipient, |user, now| user.append(new, self.asked(now))))
         })
     }
 
     async fn restamp(&self, key: &DeliveryKey, old: Position) -> Outcome<Appended> {
-        self.0.faults.one("restamp", || self.with(&key.recipient, |user, now| user.restamp(key.notification, old, now, self.random())))
+        self.0.faults.one("restamp", || self.of(&key.recipient, |user, now| user.restamp(key.notification, old, self.asked(now))))
     }
 
     async fn since(&self, recipient: &RecipientKey, after: Position, limit: usize) -> Outcome<Page> {
         let query = |user: &mut User, now| cut(user.visible(now).filter(|entry| entry.position > after), user.marks, limit);
-        self.0.faults.one("since", || Ok(self.with(recipient, query)))
+        self.0.faults.one("since", || Ok(self.of(recipient, query)))
     }
 
     async fn pending(&self, recipient: &RecipientKey, marks: Marks, after: Position, limit: usize) -> Outcome<Page> {
@@ -221,7 +243,7 @@ impl Inbox for MemoryInbox {
             let above = user.visible(now).filter(|entry| entry.position > after && entry.position >= from);
             cut(above.filter(|entry| entry.acked_at.is_none()), marks, limit)
         };
-        self.0.faults.one("pending", || Ok(self.with(recipient, query)))
+        self.0.faults.one("pending", || Ok(self.of(recipient, query)))
     }
 
     async fn page(&self, recipient: &RecipientKey, before: Option<Position>, filter: PageFilter, limit: usize) -> Outcome<Page> {
@@ -229,15 +251,15 @@ impl Inbox for MemoryInbox {
             let below = user.visible(now).rev().filter(|entry| before.is_none_or(|before| entry.position < before));
             cut(below.filter(|entry| shows(filter, entry)), user.marks, limit)
         };
-        self.0.faults.one("page", || Ok(self.with(recipient, query)))
+        self.0.faults.one("page", || Ok(self.of(recipient, query)))
     }
 
     async fn marks(&self, recipient: &RecipientKey) -> Outcome<Marks> {
-        self.0.faults.one("marks", || Ok(self.with(recipient, |user, _| user.marks)))
+        self.0.faults.one("marks", || Ok(self.of(recipient, |user, _| user.marks)))
     }
 
     async fn advance_pending(&self, recipient: &RecipientKey, from: Option<Position>, to: Position) -> Outcome<bool> {
-        self.0.faults.one("advance_pending", || Ok(self.with(recipient, |user, _| user.advance_pending(from, to))))
+        self.0.faults.one("advance_pending", || Ok(self.of(recipient, |user, _| user.advance_pending(from, to))))
     }
 
     async fn acknowledge(&self, recipient: &RecipientKey, ids: &[NotificationId]) -> Outcome<Vec<NotificationId>> {
@@ -253,7 +275,7 @@ impl Inbox for MemoryInbox {
     }
 
     async fn read_all(&self, recipient: &RecipientKey, up_to: Position) -> Outcome<ReadAll> {
-        self.0.faults.one("read_all", || Ok(self.with(recipient, |user, now| user.read_all(up_to, now))))
+        self.0.faults.one("read_all", || Ok(self.of(recipient, |user, now| user.read_all(up_to, now))))
     }
 
     async fn unread(&self, recipient: &RecipientKey) -> Outcome<Unread> {
@@ -263,6 +285,52 @@ impl Inbox for MemoryInbox {
             let counted = unread.take(cap as usize + 1).fold(0, |count, _| count + 1);
             Unread { count: cap.min(counted), capped: counted > cap }
         };
-        self.0.faults.one("unread", || Ok(self.with(recipient, count)))
+        self.0.faults.one("unread", || Ok(self.of(recipient, count)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use recado_domain::ids::{TenantId, UserId};
+    use recado_domain::notification::Notification;
+
+    use super::*;
+
+    fn new_entry(id: &str) -> NewEntry {
+        let recipient = RecipientKey::new(TenantId::default(), UserId::new("alice").unwrap());
+        let notification = Notification {
+            id: NotificationId::of("/t", id),
+            event_id: id.to_owned(),
+            source: "/t".to_owned(),
+            event_type: "t".to_owned(),
+            time: Timestamp::UNIX_EPOCH,
+            category: None,
+            title: None,
+            body: None,
+            url: None,
+            payload: None,
+            expires_at: None,
+            ack_soon: false,
+        };
+        NewEntry { recipient, notification: Arc::new(notification) }
+    }
+
+    async fn appended_by_a_clock_that_goes_back(inbox: MemoryInbox, clock: &ManualClock) -> [Position; 2] {
+        let first = inbox.append(&[new_entry("1")]).await.remove(0).unwrap();
+        clock.set(clock.now() - Duration::from_secs(2));
+        let second = inbox.append(&[new_entry("2")]).await.remove(0).unwrap();
+        [first.position, second.position]
+    }
+
+    #[tokio::test]
+    async fn positions_ascend_unless_callers_stamp_them() {
+        let (clock, entropy) = (ManualClock::default(), SeededEntropy::new(1));
+        let [first, second] = appended_by_a_clock_that_goes_back(MemoryInbox::new(clock.clone(), entropy.clone()), &clock).await;
+        assert!(first < second);
+        let inbox = MemoryInbox::stamped_by_callers(clock.clone(), entropy);
+        let [first, second] = appended_by_a_clock_that_goes_back(inbox, &clock).await;
+        assert!(second < first);
     }
 }

@@ -113,7 +113,7 @@ fn arrows_run_one_way() {
             _ if ROOMS.contains(&name) => [&lower[..], &["recado-aws"]].concat(),
             // The SDK is behind a feature: see `the_default_build_has_no_aws_sdk`.
             "recado-cli" => [&lower[..], &["recado-embedded", "recado-aws"], &ROOMS].concat(),
-            "recado-tests" | "recado-fuzz" => continue,
+            "recado-fuzz" | "recado-simulation" | "recado-tests" => continue,
             // An example is an application: it sees what applications see.
             _ if name.ends_with("-example") => vec!["recado-producer", "recado-domain"],
             _ => {

@@ -1,5 +1,5 @@
 //! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `init-time`, `fuzz`,
-//! `schemas`, `ci`.
+//! `simulate`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -81,6 +81,12 @@ enum Chore {
     InitTime(init_time::Options),
     /// Searches with libFuzzer for bytes of which a property of tests/fuzz does not hold.
     Fuzz(fuzz::Search),
+    /// Runs the rooms under seeded faults and virtual time, in release on all cores; tells the story of a seed that fails.
+    Simulate {
+        /// Passed on, such as `--seeds 100000`, `--start 5000`, or `--seed 42` for the whole story of one.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Writes the JSON Schemas of events and frames from the Rust types into schemas/.
     Schemas {
         /// Writes nothing; fails where a file is not what the types say.
@@ -102,6 +108,7 @@ fn main() -> ExitCode {
         Chore::Package { profile, arch } => package::package(profile, arch),
         Chore::InitTime(options) => init_time::run(&options),
         Chore::Fuzz(search) => fuzz::fuzz(&search),
+        Chore::Simulate { arguments } => simulate(&arguments),
         Chore::Schemas { check } => schemas(check),
         Chore::Ci => Steps::new("ci").run("checks", &mut steps::command("bash", &[".ci/run"])),
     };
@@ -224,6 +231,15 @@ fn model(worlds: &[String]) -> Result<()> {
     let mut steps = Steps::new("model");
     let mut run = cargo(&["run", "--release", "--quiet", "--package", "recado-model", "--example", "wide", "--"]);
     steps.run("wide worlds", run.args(worlds))?;
+    steps.summary();
+    Ok(())
+}
+
+/// In release: a seed takes a tenth of the time.
+fn simulate(arguments: &[String]) -> Result<()> {
+    let mut steps = Steps::new("simulate");
+    let mut run = cargo(&["run", "--release", "--quiet", "--package", "recado-simulation", "--"]);
+    steps.run("simulation", run.args(arguments))?;
     steps.summary();
     Ok(())
 }

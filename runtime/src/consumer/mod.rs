@@ -194,6 +194,8 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
         let receive = self.queue.receive(most, self.config.wait, self.config.visibility);
         tokio::pin!(receive);
         tokio::select! {
+            // In a fixed order here and below: where both are there, messages that have come are not left to their lease.
+            biased;
             received = &mut receive => received,
             () = stop.cancelled() => tokio::time::timeout(LAST_POLL, receive).await.unwrap_or(Ok(Vec::new())),
         }
@@ -202,6 +204,7 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
     async fn pause(&self, polls_failed: u32, stop: &CancellationToken) {
         let wait = self.config.retry.delay(polls_failed, None, &*self.entropy);
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }
@@ -215,6 +218,7 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
     async fn work(self: Arc<Self>, batch: Vec<Received>, permit: OwnedSemaphorePermit) {
         metrics::counter!("recado_received_total", "queue" => self.config.name).increment(batch.len() as u64);
         let dispositions = tokio::select! {
+            biased;
             dispositions = settle::answers(&self.handler, &batch) => dispositions,
             never = self.keep_lease(&batch) => match never {},
         };
