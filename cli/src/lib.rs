@@ -42,6 +42,8 @@ enum Command {
     DeadLetters(commands::dead_letters::DeadLettersArgs),
     /// See to whom nothing more is mailed, and allow it again.
     Suppressions(commands::suppressions::SuppressionsArgs),
+    /// Read the whole data folder, and say what is damaged.
+    Check(commands::check::CheckArgs),
 }
 
 /// Runs the command with these arguments, the first of which is the program's name.
@@ -61,6 +63,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Token(args) => commands::exit_of(commands::token::run(&args, cli.json)),
         Command::DeadLetters(args) => commands::exit_of(commands::dead_letters::run(args, cli.json)),
         Command::Suppressions(args) => commands::exit_of(commands::suppressions::run(args, cli.json)),
+        Command::Check(args) => commands::exit_of(commands::check::run(&args, cli.json)),
     }
     .into()
 }

@@ -19,6 +19,7 @@
 
 mod append;
 mod config;
+mod crowded;
 mod forward;
 mod plan;
 mod push;
@@ -38,6 +39,7 @@ use leaky_bucket::RateLimiter;
 use recado_domain::ports::{Clock, Connections, Entropy, Inbox, Queue, Received, Sockets};
 use recado_runtime::consumer::{Disposition, Handler};
 
+use crate::crowded::Crowded;
 use crate::plan::{Batch, EventMessage};
 use crate::sort::Sorted;
 
@@ -48,12 +50,13 @@ pub struct Dispatcher<W> {
     config: DispatcherConfig,
     /// Over all batches; see [`DispatcherConfig::posts_per_second`].
     posts: Option<RateLimiter>,
+    crowded: Crowded,
 }
 
 impl<Q: Queue, M: Queue, I: Inbox, C: Connections, S: Sockets, K: Clock, E: Entropy> Dispatcher<Ports<Q, M, I, C, S, K, E>> {
     /// A dispatcher on these ports.
     pub fn new(ports: Ports<Q, M, I, C, S, K, E>, config: DispatcherConfig) -> Self {
-        Self { world: ports, config, posts: config.posts_per_second.map(push::bucket) }
+        Self { world: ports, config, posts: config.posts_per_second.map(push::bucket), crowded: Crowded::default() }
     }
 }
 

@@ -184,6 +184,9 @@ pub(crate) async fn post<W: World>(room: &Dispatcher<W>, id: &ConnectionId, fram
         bucket.acquire_one().await;
     }
     let answer = tokio::time::timeout(room.config.post_timeout, room.world.sockets().post(id, frame)).await;
+    if let Ok(answer) = &answer {
+        room.crowded.note(id, answer, room.now());
+    }
     let (answer, outcome) = match answer {
         Ok(Ok(Posted::Delivered)) => (Ok(Posted::Delivered), "delivered"),
         Ok(Ok(Posted::Gone)) => (Ok(Posted::Gone), "gone"),

@@ -122,7 +122,10 @@ async fn carry_out<W: World>(room: &Dispatcher<W>, replay: &Replay) -> Outcome<R
         return Ok(Replayed::Nobody);
     }
     match row.phase {
-        Phase::Live => hand_over(room, recipient, &row, missed).await,
+        Phase::Live => {
+            room.crowded.check(id, room.now())?;
+            hand_over(room, recipient, &row, missed).await
+        }
         Phase::Connecting => prove(room, recipient, row, missed).await,
     }
 }
@@ -403,6 +406,21 @@ mod tests {
         assert_eq!(f.replay("alice", &row, 4).await, Disposition::Done);
         assert_eq!(f.replays_sent(), [(5, seconds(30), "a".to_owned())]);
         assert_eq!(marks(&f, "alice").await.pending_from, None);
+    }
+
+    #[tokio::test]
+    async fn while_a_connection_asks_to_wait_its_replays_do_not_read_the_inbox() {
+        let f = Fixture::new();
+        let row = f.live("alice", "a").await;
+        f.sockets.fail_next(&row.id, Failure::Transient { retry_after: Some(seconds(30)), reason: "429".to_owned() });
+        f.deliver(&[event("1", &["alice"])]).await;
+        f.clock.advance(seconds(20));
+        assert_eq!(f.replay("alice", &row, 1).await, Disposition::Done);
+        assert_eq!((f.inbox.faults().calls("pending"), f.sockets.faults().calls("post")), (0, 1));
+        assert_eq!(f.replays_sent().last(), Some(&(2, seconds(10), "a".to_owned())));
+        f.clock.advance(seconds(10));
+        assert_eq!(f.replay("alice", &row, 2).await, Disposition::Done);
+        assert_eq!(f.shown("a"), ["1"]);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod connections;
 mod database;
 mod dead_letters;
 mod failure;
+mod health;
 mod inbox;
 pub mod mailbox;
 mod queue;
@@ -22,6 +23,7 @@ mod suppressions;
 #[cfg(test)]
 mod tests;
 mod tickets;
+mod wal;
 mod writer;
 
 pub use bus::StoredBus;

@@ -10,20 +10,23 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use recado_domain::limits;
 use recado_domain::ports::{Clock, Entropy, Outcome};
+use recado_domain::position::Position;
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::watch;
 
 use crate::bus::StoredBus;
 use crate::claims::StoredClaims;
 use crate::connections::StoredConnections;
-use crate::database::{Unusable, VERSION, micros, moment, open_writer};
+use crate::database::{Unusable, VERSION, micros, moment, open_reader, open_writer};
 use crate::dead_letters::StoredDeadLetters;
+use crate::health::{self, Look};
 use crate::inbox::StoredInbox;
 use crate::mailbox::Mailbox;
 use crate::queue::{QueueName, StoredQueue};
 use crate::readers::{self, Readers};
 use crate::suppressions::StoredSuppressions;
 use crate::tickets::StoredTickets;
+use crate::wal::{self, Damage, Kept};
 use crate::writer::{self, Change, Durability, Surroundings, Writer, WriterHandle};
 
 /// The database within the folder. `-wal` and `-shm` beside it belong to it: they hold what is not folded in yet.
@@ -56,13 +59,15 @@ pub enum OpenError {
     },
     /// It is no database, or a broken one.
     #[error(
-        "{} is damaged: copy the whole folder first, then restore a backup of it, or move it away to start empty; \
-         `sqlite3 {} .recover` can save what is readable",
+        "{} is damaged ({found}): copy the whole folder first, then restore a backup of it, or move it away to start empty; \
+         `recado check` lists what is damaged, `sqlite3 {} .recover` can save what is readable",
         file.display(), file.display()
     )]
     Damaged {
         /// The database.
         file: PathBuf,
+        /// What SQLite says, or found.
+        found: String,
     },
     /// Another version of Recado wrote it.
     #[error("{} has format {found}, this recado knows {VERSION}; use the version of recado that wrote it, or another folder", file.display())]
@@ -87,7 +92,7 @@ fn unusable(file: &Path, why: Unusable) -> OpenError {
     match why {
         Unusable::Version(found) => OpenError::Version { file, found },
         Unusable::Sqlite(source) => match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Damaged { file },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Damaged { file, found: source.to_string() },
             _ => OpenError::Database { file, source },
         },
     }
@@ -136,7 +141,15 @@ impl Store {
         let lock = lock(dir)?;
         let file = dir.join(DATABASE_FILE);
         private_file(&file).map_err(|source| OpenError::Io { path: file.clone(), source })?;
+        let crashed = wal::is_left(&file);
+        let damaged_log = keep_damaged_log(&file, clock.now())?;
         let db = open_writer(&file).map_err(|why| unusable(&file, why))?;
+        if let Some(kept) = damaged_log {
+            say_what_is_missing(&file, &kept, &db);
+        }
+        if crashed {
+            look_at(&file, &db)?;
+        }
         db.execute("UPDATE messages SET visible_at = ?1, lease = NULL WHERE lease IS NOT NULL AND visible_at > ?1", [micros(clock.now())])
             .map_err(|error| unusable(&file, error.into()))?;
         db.execute("DELETE FROM tickets", []).map_err(|error| unusable(&file, error.into()))?;
@@ -154,8 +167,37 @@ impl Store {
         if !file.is_file() {
             return Err(OpenError::Missing { dir: dir.to_owned() });
         }
+        // Where nobody works on the folder, this opening takes the log over.
+        let damaged_log = keep_if_alone(dir, &file, &*clock)?;
         let db = open_writer(&file).map_err(|why| unusable(&file, why))?;
+        if let Some(kept) = damaged_log {
+            say_what_is_missing(&file, &kept, &db);
+        }
         Self::start(file, db, None, Surroundings { clock, entropy })
+    }
+
+    /// Reads the whole database of a folder, beside a process that works on it or not, and says what is damaged.
+    ///
+    /// Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// When it cannot be read at all.
+    pub fn examine(dir: &Path, clock: &dyn Clock) -> Result<Vec<String>, OpenError> {
+        let file = dir.join(DATABASE_FILE);
+        if !file.is_file() {
+            return Err(OpenError::Missing { dir: dir.to_owned() });
+        }
+        let log = keep_if_alone(dir, &file, clock)?;
+        let db = open_reader(&file).map_err(|why| unusable(&file, why))?;
+        let mut found = health::examine(&db).map_err(|error| unusable(&file, error.into()))?;
+        if let Some(Kept { damage, copy }) = log {
+            let copy = copy.map_or_else(|error| format!("could not be copied: {error}"), |copy| format!("copied to {}", copy.display()));
+            found.push(format!(
+                "the log was damaged: {} commits behind {} readable frames are lost; it was {copy}",
+                damage.commits, damage.readable
+            ));
+        }
+        Ok(found)
     }
 
     fn start(file: PathBuf, db: Connection, lock: Option<File>, surroundings: Surroundings) -> Result<Self, OpenError> {
@@ -298,6 +340,49 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.to_owned() }),
         Err(TryLockError::Error(source)) => Err(refused(source)),
+    }
+}
+
+fn keep_damaged_log(file: &Path, now: Timestamp) -> Result<Option<Kept>, OpenError> {
+    wal::keep_if_damaged(file, now).map_err(|source| OpenError::Io { path: wal::path_of(file), source })
+}
+
+/// As [`keep_damaged_log`], where nobody works on the folder: a log that is being written looks damaged.
+fn keep_if_alone(dir: &Path, file: &Path, clock: &dyn Clock) -> Result<Option<Kept>, OpenError> {
+    match if wal::is_left(file) { lock(dir).ok() } else { None } {
+        Some(_alone) => keep_damaged_log(file, clock.now()),
+        None => Ok(None),
+    }
+}
+
+/// What a damaged log took with it is beyond saving, but not beyond publishing again.
+fn say_what_is_missing(file: &Path, kept: &Kept, db: &Connection) {
+    metrics::counter!("recado_store_log_damaged_total").increment(1);
+    let last = db.query_row("SELECT value FROM facts WHERE name = 'last_position'", [], |row| row.get(0));
+    // A file that cannot answer this fails below, with a reason of its own.
+    let there_until = last.map_or(Timestamp::UNIX_EPOCH, |bytes| Position::from_bytes(bytes).at());
+    let Kept { damage: Damage { readable, commits }, copy } = kept;
+    let copy = copy.as_ref().map_or_else(|error| format!("none: {error}"), |copy| copy.display().to_string());
+    tracing::error!(
+        file = %wal::path_of(file).display(),
+        readable,
+        commits_lost = commits,
+        %there_until,
+        copy,
+        "the disk changed the log of the database: commits behind the damage are lost, accepted events among them. Publish again, with the same \
+         ids, what was published since `there_until` (what is there is not shown twice), and check the disk"
+    );
+}
+
+/// After a crash, for a bounded time.
+fn look_at(file: &Path, db: &Connection) -> Result<(), OpenError> {
+    match health::look(db, health::LOOK).map_err(|error| unusable(file, error.into()))? {
+        Look::Whole => Ok(()),
+        Look::Unfinished => {
+            tracing::info!("the database is too large to be checked whole at a start; `recado check` does it");
+            Ok(())
+        }
+        Look::Damaged(found) => Err(OpenError::Damaged { file: file.to_owned(), found }),
     }
 }
 

@@ -3,3 +3,5 @@
 pub mod contracts;
 pub mod end_to_end;
 pub mod harness;
+pub mod load;
+pub mod torture;

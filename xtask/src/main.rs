@@ -1,5 +1,5 @@
-//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `model`, `package`, `init-time`, `fuzz`,
-//! `simulate`, `schemas`, `ci`.
+//! Developer chores: `cargo xtask test`, `aws-local`, `infra`, `bench`, `torture`, `model`, `package`, `init-time`,
+//! `fuzz`, `simulate`, `schemas`, `ci`.
 //!
 //! Each chore is the same command for a person and for the machine that checks a change. Must not know: any other
 //! crate of the house, so that it compiles in seconds and is there before they are.
@@ -16,7 +16,7 @@ mod steps;
 mod stop;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -57,11 +57,25 @@ enum Chore {
         #[arg(long, default_value_t = 2)]
         first: u64,
     },
-    /// Builds in release and measures the whole pipeline under load; prints what docs/performance.md shows.
+    /// Builds in release and measures under load; prints what docs/performance.md shows.
     Bench {
-        /// Events of the throughput run.
+        /// Events, sockets, or clients that do not read; what docs/performance.md has, unless given.
+        count: Option<u32>,
+        /// What is measured.
+        #[arg(long, value_enum, default_value_t = Scenario::Pipeline)]
+        scenario: Scenario,
+    },
+    /// Builds in release, kills `recado up` again and again under load, and checks that nothing is lost and nothing shown twice.
+    Torture {
+        /// How often.
+        #[arg(default_value_t = 60)]
+        kills: u32,
+        /// Events that are published meanwhile.
         #[arg(default_value_t = 100_000)]
         events: u32,
+        /// Chooses faults and moments.
+        #[arg(default_value_t = 1)]
+        seed: u32,
     },
     /// Searches wider worlds of the model of delivery than the tests do; prints what docs/guarantees.md shows.
     Model {
@@ -97,13 +111,45 @@ enum Chore {
     Ci,
 }
 
+/// What `cargo xtask bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Scenario {
+    /// The whole pipeline: events a second, lateness, memory.
+    Pipeline,
+    /// Many idle sockets: memory each.
+    Sockets,
+    /// All of them connect again at once, after a kill.
+    Storm,
+    /// Clients that never read, and what they cost the others.
+    Stuck,
+    /// An hour's worth of events and connections: whether memory is flat.
+    Soak,
+    /// One after the other.
+    All,
+}
+
+impl Scenario {
+    /// As the program that measures calls it.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Pipeline => &["pipeline"],
+            Self::Sockets => &["sockets"],
+            Self::Storm => &["storm"],
+            Self::Stuck => &["stuck"],
+            Self::Soak => &["soak"],
+            Self::All => &["pipeline", "sockets", "storm", "stuck", "soak"],
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Test { nextest } => test(&nextest),
         Chore::AwsLocal(options) => aws_local::run(&options),
         Chore::Infra => infra(),
         Chore::Faults { seeds, first } => faults(first, seeds),
-        Chore::Bench { events } => bench(events),
+        Chore::Bench { count, scenario } => bench(scenario, count),
+        Chore::Torture { kills, events, seed } => torture(kills, events, seed),
         Chore::Model { worlds } => model(&worlds),
         Chore::Package { profile, arch } => package::package(profile, arch),
         Chore::InitTime(options) => init_time::run(&options),
@@ -215,13 +261,23 @@ fn install_nextest(steps: &mut Steps) -> Result<()> {
 }
 
 /// The load is a program of its own, so that its release build has nothing to do with this one's.
-fn bench(events: u32) -> Result<()> {
+fn bench(scenario: Scenario, count: Option<u32>) -> Result<()> {
     let mut steps = Steps::new("bench");
-    steps.run("build", &mut cargo(&["build", "--release", "--package", "recado-cli", "--package", "recado-tests", "--bins"]))?;
-    steps.run(
-        "load",
-        &mut cargo(&["run", "--release", "--quiet", "--package", "recado-tests", "--bin", "recado-load", "--", &events.to_string()]),
-    )?;
+    build_released(&mut steps)?;
+    let count = count.map(|count| count.to_string());
+    for name in scenario.names() {
+        let arguments: Vec<&str> = std::iter::once(*name).chain(count.as_deref()).collect();
+        steps.run(name, &mut released("recado-load", &arguments))?;
+    }
+    steps.summary();
+    Ok(())
+}
+
+fn torture(kills: u32, events: u32, seed: u32) -> Result<()> {
+    let mut steps = Steps::new("torture");
+    build_released(&mut steps)?;
+    let numbers = [kills, events, seed].map(|number| number.to_string());
+    steps.run("torture", &mut released("recado-torture", &numbers.each_ref().map(String::as_str)))?;
     steps.summary();
     Ok(())
 }
@@ -242,6 +298,17 @@ fn simulate(arguments: &[String]) -> Result<()> {
     steps.run("simulation", run.args(arguments))?;
     steps.summary();
     Ok(())
+}
+
+/// The programs that measure, and the `recado` that they start.
+fn build_released(steps: &mut Steps) -> Result<()> {
+    steps.run("build", &mut cargo(&["build", "--release", "--package", "recado-cli", "--package", "recado-tests", "--bins"]))
+}
+
+fn released(name: &str, arguments: &[&str]) -> Command {
+    let mut run = cargo(&["run", "--release", "--quiet", "--package", "recado-tests", "--bin", name, "--"]);
+    run.args(arguments);
+    run
 }
 
 /// The generator lives beside the test that compares (tests/suites/architecture.rs), because it needs the types.

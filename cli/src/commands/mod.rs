@@ -1,5 +1,6 @@
 //! One module a command: reads what it was given, does it, prints what came of it.
 
+pub mod check;
 pub mod dead_letters;
 pub mod listen;
 pub mod publish;

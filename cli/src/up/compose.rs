@@ -25,7 +25,7 @@ use recado_runtime::backoff::RetrySchedule;
 use recado_runtime::consumer::{ConsumerConfig, Drained, Handler, consume};
 use recado_runtime::status::{self, Check, Measure, Status};
 use recado_runtime::system::{SystemClock, SystemEntropy};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const SPARE_CONNECTIONS: usize = 512;
 /// Open files that are no connections: the database's, templates, logs.
 const SPARE_FILES: usize = 128;
+/// Connections that wait in the system's queue, which may hold it to fewer (`net.core.somaxconn`): after a restart
+/// everybody comes at once, and who finds the queue full tries again only after a second, and then three.
+const BACKLOG: u32 = 4096;
 /// How often what has ended is deleted, and how much of it in one transaction.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
 const COLLECT_AT_ONCE: usize = 500;
@@ -53,7 +56,7 @@ pub(super) async fn start(settings: Settings) -> Result<Running, StartError> {
     let mail = Prepared::new(&settings)?;
     let (verifier, development) = tokens::verifier(&settings)?;
     let metrics = status::recorder().map_err(anyhow::Error::msg)?;
-    let listener = listen(&settings).await?;
+    let listener = listen(&settings)?;
     let address = listener.local_addr().context("the port cannot be told")?;
     let store = open(&settings).await?;
 
@@ -102,13 +105,22 @@ pub(super) async fn start(settings: Settings) -> Result<Running, StartError> {
     })
 }
 
-async fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(settings.listen);
-    let listener = listener.await.with_context(|| format!("cannot listen on {}; choose another address with --listen", settings.listen))?;
+fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
+    let listener = listen_at(settings.listen);
+    let listener = listener.with_context(|| format!("cannot listen on {}; choose another address with --listen", settings.listen))?;
     if !settings.listen.ip().is_loopback() {
         tracing::warn!("there is no tls here: put a proxy with tls in front, or tokens travel in clear");
     }
     Ok(listener)
+}
+
+fn listen_at(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart finds its port in TIME_WAIT. On Windows this would mean another thing.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Opens the folder and forgets the connections of the process before this one.
@@ -120,8 +132,13 @@ async fn open(settings: &Settings) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// Each socket is an open file: beyond what the system allows, accepting fails for everybody.
+/// Each socket is an open file: beyond what the system allows, accepting fails for everybody. The limit that a shell or a
+/// service gives is often 1,024, for the sake of programs that use `select`, with one far above that a process may ask for.
 fn sockets_within_the_systems_limit(wanted: usize) -> usize {
+    let needed = u64::try_from(wanted.saturating_add(SPARE_CONNECTIONS + SPARE_FILES)).unwrap_or(u64::MAX);
+    if status::open_files_limit().is_some_and(|files| files < needed) {
+        raise_the_limit_of_open_files();
+    }
     let Some(files) = status::open_files_limit() else { return wanted };
     let possible = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(SPARE_CONNECTIONS.min(wanted) + SPARE_FILES).max(1);
     if possible < wanted {
@@ -129,10 +146,17 @@ fn sockets_within_the_systems_limit(wanted: usize) -> usize {
             wanted,
             possible,
             open_files = files,
-            "fewer connections than --max-connections: raise the limit of open files (ulimit -n)"
+            "fewer connections than --max-connections: raise the hard limit of open files (`ulimit -Hn`, or LimitNOFILE= of a systemd unit)"
         );
     }
     wanted.min(possible)
+}
+
+fn raise_the_limit_of_open_files() {
+    #[cfg(unix)]
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// The pages that may connect and call the routes of a user.
@@ -216,7 +240,7 @@ impl Work<'_> {
             email_queue: store.email_queue(),
             inbox: store.inbox(),
             connections: store.connections(),
-            sockets: sockets.clone(),
+            sockets: sockets.pushes(),
             clock: SystemClock,
             entropy: SystemEntropy,
         };

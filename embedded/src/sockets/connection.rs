@@ -33,6 +33,8 @@ const BUFFER_FRAMES: usize = 64;
 const WRITE_TOGETHER: usize = 32;
 /// How long the peer may take to answer our close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// When a push is tried again for which a client had no room.
+const PUSH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a socket ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,9 @@ pub(super) struct Handle {
     /// Free bytes of the buffer.
     room: Arc<Semaphore>,
     write_within: Duration,
+    opened: Instant,
+    /// Since when a write is under way, in milliseconds since the socket opened, and one; 0: none is.
+    writing_since: AtomicU64,
     ending: OnceLock<Ending>,
     ended: CancellationToken,
 }
@@ -92,6 +97,8 @@ impl Handle {
             outgoing,
             room: Arc::new(Semaphore::new(options.buffer_bytes as usize)),
             write_within: options.write_within,
+            opened: Instant::now(),
+            writing_since: AtomicU64::new(0),
             ending: OnceLock::new(),
             ended: CancellationToken::new(),
         };
@@ -104,6 +111,10 @@ impl Handle {
         self.ended.cancel();
     }
 
+    fn ending(&self) -> Ending {
+        self.ending.get().copied().unwrap_or(Ending::Lost)
+    }
+
     /// Posts a frame and waits until it was written.
     pub(super) async fn post(&self, frame: &str) -> Outcome<Posted> {
         match tokio::time::timeout(self.write_within, self.write(frame)).await {
@@ -114,6 +125,37 @@ impl Handle {
                 Err(Failure::transient("slow consumer: the frame was not taken in time"))
             }
         }
+    }
+
+    /// Posts a frame for somebody who has others to serve: fails once a write to this client, this one or the one before
+    /// it, takes longer than `patience`. Whether the client is to be closed is for the write itself to find.
+    pub(super) async fn push(&self, frame: &str, patience: Duration) -> Outcome<Posted> {
+        let left = patience.saturating_sub(self.writing_for());
+        if left.is_zero() {
+            return Err(has_no_room());
+        }
+        match tokio::time::timeout(left, self.write(frame)).await {
+            Ok(Some(())) => Ok(Posted::Delivered),
+            Ok(None) => Ok(Posted::Gone),
+            Err(_) => Err(has_no_room()),
+        }
+    }
+
+    /// How long the write has taken that is under way.
+    fn writing_for(&self) -> Duration {
+        match self.writing_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self.opened.elapsed().saturating_sub(Duration::from_millis(since - 1)),
+        }
+    }
+
+    fn write_begins(&self) {
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.writing_since.store(now + 1, Ordering::Relaxed);
+    }
+
+    fn write_ended(&self) {
+        self.writing_since.store(0, Ordering::Relaxed);
     }
 
     /// `None` when the socket ended before the frame was written.
@@ -132,6 +174,10 @@ impl Handle {
             () = self.ended.cancelled() => None,
         }
     }
+}
+
+fn has_no_room() -> Failure {
+    Failure::Transient { retry_after: Some(PUSH_AGAIN_AFTER), reason: "the client does not read: its buffer is full".to_owned() }
 }
 
 /// Runs a socket until it ended and the peer was told why. `registered` is dropped at the moment it takes no more posts.
@@ -153,14 +199,15 @@ pub(super) async fn run<R: Routes>(
     let write = async {
         writer.run().await;
         drop(registered);
+        let ending = handle.ending();
+        metrics::counter!("recado_sockets_closed_total", "reason" => ending.name()).increment(1);
         writer.say_goodbye().await;
     };
     tokio::join!(reader.run(options), write);
-    let ending = handle.ending.get().copied().unwrap_or(Ending::Lost);
+    let ending = handle.ending();
     if ending != Ending::Lost {
         reader.await_goodbye().await;
     }
-    metrics::counter!("recado_sockets_closed_total", "reason" => ending.name()).increment(1);
     tracing::debug!(connection = %id, reason = ending.name(), "socket closed");
 }
 
@@ -300,11 +347,15 @@ impl Writer<'_> {
             }
             sink.flush().await
         };
+        self.handle.write_begins();
         let ending = tokio::select! {
             biased;
             () = self.handle.ended.cancelled() => return false,
             written = tokio::time::timeout(self.handle.write_within, write) => match written {
-                Ok(Ok(())) => return true,
+                Ok(Ok(())) => {
+                    self.handle.write_ended();
+                    return true;
+                }
                 Ok(Err(_)) => Ending::Lost,
                 Err(_) => Ending::Reason(CloseReason::SlowConsumer),
             },
@@ -337,7 +388,9 @@ impl Writer<'_> {
                 None => self.sink.flush().await,
             }
         };
-        if ending != Ending::Lost && !matches!(tokio::time::timeout(CLOSE_WITHIN, goodbye).await, Ok(Ok(()))) {
+        // A client that begins to read again as late as this still learns why it was closed.
+        let within = if ending == Ending::Reason(CloseReason::SlowConsumer) { self.handle.write_within } else { CLOSE_WITHIN };
+        if ending != Ending::Lost && !matches!(tokio::time::timeout(within, goodbye).await, Ok(Ok(()))) {
             tracing::trace!(reason = ending.name(), "the close frame was not taken");
         }
     }

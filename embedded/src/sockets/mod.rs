@@ -115,6 +115,8 @@ pub struct SocketOptions {
     pub goaway_lead: Duration,
     /// How long a frame may take to reach the operating system before the client counts as a slow consumer.
     pub write_within: Duration,
+    /// How long a push waits for it ([`OpenSockets::pushes`]), much shorter: others wait for whoever pushes.
+    pub push_within: Duration,
     /// Bytes that wait for one socket, at the most.
     pub buffer_bytes: u32,
 }
@@ -130,6 +132,7 @@ impl Default for SocketOptions {
             age: limits::CONNECTION_AGE,
             goaway_lead: Duration::from_secs(60),
             write_within: Duration::from_secs(10),
+            push_within: Duration::from_millis(250),
             buffer_bytes: 256 * 1024,
         }
     }
@@ -180,6 +183,11 @@ impl OpenSockets {
         self.shared.open.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// The way to the same sockets for whoever pushes to many of them.
+    pub fn pushes(&self) -> Pushes {
+        Pushes { sockets: self.clone() }
+    }
+
     /// Refuses new connections from here on, and asks each open one to connect again, at a random moment of the next
     /// seconds. Returns when all were told or `within` is over.
     pub async fn say_goaway(&self, within: Duration) {
@@ -202,6 +210,13 @@ impl OpenSockets {
         match tokio::time::timeout_at(deadline, self.shared.tasks.wait()).await {
             Ok(()) => 0,
             Err(_) => self.shared.tasks.len(),
+        }
+    }
+
+    fn fits(&self, frame: &str) -> Outcome<()> {
+        match frame.len() {
+            0..=limits::FRAME_BYTES => Ok(()),
+            bytes => Err(Failure::permanent(format!("a frame of {bytes} bytes, the limit is {}", limits::FRAME_BYTES))),
         }
     }
 
@@ -234,13 +249,36 @@ fn goaway() -> String {
     ServerFrame::Goaway { reconnect_after_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) }.to_json()
 }
 
+/// Posts to [`OpenSockets`] that do not wait for a client that does not read.
+///
+/// An answer to a client's own message may wait for that client. A dispatcher may not: it has others to serve, and
+/// what it could not hand over is pending and is replayed (R7).
+#[derive(Debug, Clone)]
+pub struct Pushes {
+    sockets: OpenSockets,
+}
+
+impl Sockets for Pushes {
+    /// Answers `Delivered` when the frame was handed to the operating system, and fails as transient once the client
+    /// has not taken a frame for [`SocketOptions::push_within`]; at once, while it has not taken the one before.
+    async fn post(&self, id: &ConnectionId, frame: &str) -> Outcome<Posted> {
+        self.sockets.fits(frame)?;
+        match self.sockets.handle(id) {
+            Some(handle) => handle.push(frame, self.sockets.shared.options.push_within).await,
+            None => Ok(Posted::Gone),
+        }
+    }
+
+    async fn close(&self, id: &ConnectionId, reason: CloseReason) -> Outcome<()> {
+        self.sockets.close(id, reason).await
+    }
+}
+
 impl Sockets for OpenSockets {
     /// Answers `Delivered` when the frame was handed to the operating system. A client that does not read for
     /// [`SocketOptions::write_within`] is closed as a slow consumer, and the post fails as transient.
     async fn post(&self, id: &ConnectionId, frame: &str) -> Outcome<Posted> {
-        if frame.len() > limits::FRAME_BYTES {
-            return Err(Failure::permanent(format!("a frame of {} bytes, the limit is {}", frame.len(), limits::FRAME_BYTES)));
-        }
+        self.fits(frame)?;
         match self.handle(id) {
             Some(handle) => handle.post(frame).await,
             None => Ok(Posted::Gone),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use recado_domain::connection::{CloseReason, Protocol, SUBPROTOCOL};
 use recado_domain::ids::ConnectionId;
 use recado_domain::limits;
@@ -385,6 +385,63 @@ async fn a_client_that_does_not_read_is_closed_and_the_post_may_be_tried_again()
     assert!(failure.as_ref().is_ok_and(|posted| *posted == Posted::Gone) || failure.is_err_and(|failure| failure.is_transient()));
     assert_eq!(server.next_call().await, Call::Disconnect(id.clone()));
     assert_eq!(server.sockets.post(&id, &frame).await, Ok(Posted::Gone));
+}
+
+/// Pushes until the client has no room for more.
+async fn fill(server: &Server, id: &ConnectionId) -> Failure {
+    let (pushes, frame) = (server.sockets.pushes(), "x".repeat(limits::FRAME_BYTES));
+    soon(async {
+        loop {
+            match pushes.post(id, &frame).await {
+                Ok(posted) => assert_eq!(posted, Posted::Delivered),
+                // On a busy machine it may only have been late.
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+            if let Some(Err(failure)) = pushes.post(id, &frame).now_or_never() {
+                break failure;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_push_to_a_client_that_does_not_read_fails_soon_and_the_next_at_once_until_it_reads_again() {
+    let options =
+        SocketOptions { push_within: Duration::from_millis(100), write_within: Duration::from_secs(20), ..SocketOptions::default() };
+    let server = server(options).await;
+    let (mut client, id) = server.join().await;
+    let failure = fill(&server, &id).await;
+    assert!(matches!(failure, Failure::Transient { retry_after: Some(_), .. }), "{failure}");
+    // Without waiting: it is refused at the first look.
+    let pushes = server.sockets.pushes();
+    let next = pushes.post(&id, "next").now_or_never().expect("answered at once");
+    assert!(next.unwrap_err().is_transient());
+    assert_eq!(server.sockets.count(), 1, "it is not closed yet");
+    let reading = tokio::spawn(async move { while next_text(&mut client).await != "seen again" {} });
+    soon(async {
+        while pushes.post(&id, "seen again").await != Ok(Posted::Delivered) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    soon(reading).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_again_learns_why_it_was_closed() {
+    let options =
+        SocketOptions { push_within: Duration::from_millis(50), write_within: Duration::from_secs(3), ..SocketOptions::default() };
+    let server = server(options).await;
+    let (mut client, id) = server.join().await;
+    fill(&server, &id).await;
+    soon(async {
+        while server.sockets.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(close_code(&mut client).await, CloseReason::SlowConsumer.code());
 }
 
 #[tokio::test]

@@ -132,6 +132,24 @@ impl Client {
         Ok(items)
     }
 
+    /// The items of the next live frame, however long it takes; pings are answered meanwhile.
+    ///
+    /// # Errors
+    /// When the socket ends.
+    pub async fn items_or_end(&mut self) -> anyhow::Result<Vec<Value>> {
+        loop {
+            let live = |frame: &Value| frame["type"] == "notifications" && frame.get("more").is_none();
+            if let Some(at) = self.waiting.iter().position(live) {
+                return Ok(self.waiting.remove(at)["items"].as_array().cloned().unwrap_or_default());
+            }
+            match self.socket.next().await.context("the socket ended")?? {
+                Message::Text(text) => self.waiting.push(serde_json::from_str(&text)?),
+                Message::Close(close) => bail!("the server closed: {close:?}"),
+                _ => {}
+            }
+        }
+    }
+
     async fn next_where(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         if let Some(at) = self.waiting.iter().position(&wanted) {
             return Ok(self.waiting.remove(at));

@@ -2,6 +2,7 @@
 //!
 //! Must not know: what is behind them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -11,11 +12,12 @@ use recado_runtime::auth::{DevelopmentKey, sign};
 use recado_runtime::system::SystemClock;
 use reqwest::StatusCode;
 use serde_json::Value;
+use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
-use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::{MaybeTlsStream, client_async, connect_async};
 
 use super::{Client, DEADLINE, Habits, Tested, eventually};
 
@@ -226,6 +228,27 @@ impl Endpoints {
         Ok(client)
     }
 
+    /// Connects a client of the protocol whose system takes in little more than what it reads.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn connect_with_little_room(&self, user: &str) -> anyhow::Result<Client> {
+        let address: SocketAddr = self.url.trim_start_matches("http://").parse()?;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(4 * 1024)?;
+        let stream = MaybeTlsStream::Plain(socket.connect(address).await?);
+        let (socket, _) = timeout(DEADLINE, client_async(self.opening(&format!("token={}", self.token(user)?), true)?, stream)).await??;
+        Ok(Client::new(socket, self.habits))
+    }
+
+    fn opening(&self, query: &str, protocol: bool) -> anyhow::Result<tungstenite::handshake::client::Request> {
+        let mut request = format!("{}?{query}", self.ws).into_client_request()?;
+        if protocol {
+            request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("recado.v1"));
+        }
+        Ok(request)
+    }
+
     /// Connects with a token. Who is persistent tries again when refused.
     ///
     /// # Errors
@@ -266,11 +289,7 @@ impl Endpoints {
     }
 
     async fn try_open(&self, query: &str, protocol: bool) -> anyhow::Result<Result<Client, u16>> {
-        let mut request = format!("{}?{query}", self.ws).into_client_request()?;
-        if protocol {
-            request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("recado.v1"));
-        }
-        match timeout(DEADLINE, connect_async(request)).await.context("the socket did not open")? {
+        match timeout(DEADLINE, connect_async(self.opening(query, protocol)?)).await.context("the socket did not open")? {
             Ok((socket, _)) => Ok(Ok(Client::new(socket, self.habits))),
             Err(tungstenite::Error::Http(answer)) => Ok(Err(answer.status().as_u16())),
             Err(error) => Err(error.into()),

@@ -68,6 +68,11 @@ impl Ended {
     }
 }
 
+/// Starts a server on a free port.
+const UP: &[&str] = &["up", "--json", "--listen", "127.0.0.1:0"];
+/// Says only what is wrong.
+const QUIET: &[&str] = &["--log", "warn"];
+
 /// A folder for data, and how to run `recado` on it. Outlives the processes that are started and killed on it.
 pub struct Folder {
     dir: TempDir,
@@ -80,6 +85,14 @@ impl Folder {
     /// When the machine has no room.
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self { dir: tempfile::tempdir()? })
+    }
+
+    /// What those of its servers logged that were started to be read ([`Folder::up_logged`]).
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn logged(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(self.dir.path().join("recado.log"))?)
     }
 
     /// Where the data is.
@@ -110,7 +123,7 @@ impl Folder {
     /// # Errors
     /// When it does not start.
     pub async fn up(&self, more: &[&str]) -> anyhow::Result<Recado> {
-        self.start("warn", Stdio::inherit(), more).await
+        self.spawn(self.command(&[UP, QUIET, more].concat())?).await
     }
 
     /// Starts a server that logs all there is into [`Folder::log`], and waits until it is ready.
@@ -119,7 +132,9 @@ impl Folder {
     /// When it does not start.
     pub async fn up_watched(&self, more: &[&str]) -> anyhow::Result<Recado> {
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
-        self.start("trace", log.into(), more).await
+        let mut command = self.command(&[UP, &["--log", "trace"], more].concat())?;
+        command.stderr(log);
+        self.spawn(command).await
     }
 
     /// Where [`Folder::up_watched`] logs.
@@ -127,10 +142,38 @@ impl Folder {
         self.dir.path().join("log")
     }
 
-    async fn start(&self, log: &str, to: Stdio, more: &[&str]) -> anyhow::Result<Recado> {
-        let mut args = vec!["up", "--json", "--listen", "127.0.0.1:0", "--log", log];
-        args.extend(more);
-        let mut child = self.command(&args)?.stdout(Stdio::piped()).stderr(to).spawn()?;
+    /// As [`Folder::up`], with what it logs kept for [`Folder::logged`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn up_logged(&self) -> anyhow::Result<Recado> {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("recado.log"))?;
+        let mut command = self.command(&[UP, QUIET].concat())?;
+        command.stderr(log);
+        self.spawn(command).await
+    }
+
+    /// Starts a server through other commands, the last of which is its own path.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn up_as(&self, through: &[&str]) -> anyhow::Result<Recado> {
+        let (program, rest) = through.split_first().context("a command")?;
+        let mut started = command(PathBuf::from(program));
+        started.env("RECADO_DATA_DIR", self.data()).args(rest).args(UP).args(QUIET);
+        self.spawn(started).await
+    }
+
+    /// Tries to start a server that is expected to refuse, and answers how it ended.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn refused(&self) -> anyhow::Result<Ended> {
+        self.run(&[UP, QUIET].concat()).await
+    }
+
+    async fn spawn(&self, mut command: Command) -> anyhow::Result<Recado> {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().context("standard output is piped")?;
         let mut lines = BufReader::new(out).lines();
         let line = timeout(DEADLINE, lines.next_line()).await.context("the server was not ready in time")??;
@@ -189,6 +232,14 @@ impl Recado {
     /// # Errors
     /// When it cannot be killed.
     pub async fn kill(mut self) -> Tested {
+        Ok(self.child.kill().await?)
+    }
+
+    /// As [`Recado::kill`], for whoever puts another server in its place.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill_now(&mut self) -> Tested {
         Ok(self.child.kill().await?)
     }
 
