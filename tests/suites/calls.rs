@@ -360,7 +360,7 @@ mod aws {
                 clock: &clock,
                 entropy: &entropy,
             };
-            self.bill(path, 1, async { message(ports, id, &frame.to_string()).await.unwrap() }).await
+            self.bill(path, 1, Box::pin(async { message(ports, id, &frame.to_string()).await.unwrap() })).await
         }
 
         /// A ticket as http-api gives it out.
