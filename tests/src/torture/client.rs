@@ -58,7 +58,7 @@ enum Left {
     /// The server was lost, or does not answer.
     Lost,
     /// It was time.
-    Enough(Client),
+    Enough(Box<Client>),
     /// There is nothing more to come.
     Done,
 }
@@ -99,7 +99,7 @@ async fn visit(run: &Run, user: usize, all: &BTreeSet<usize>, diary: &mut Diary)
         match timeout_at(until, client.live_items(1)).await {
             Ok(Ok(items)) => diary.show(&items)?,
             Ok(Err(_)) => return Ok(Left::Lost),
-            Err(_) => return Ok(Left::Enough(client)),
+            Err(_) => return Ok(Left::Enough(Box::new(client))),
         }
     }
 }

@@ -107,7 +107,7 @@ fn name(user: usize) -> String {
 
 /// Everybody gets one event in turn, and each tenth event concerns three.
 fn recipients(plan: &Plan, event: usize) -> BTreeSet<usize> {
-    let others = if event % 10 == 0 { vec![event / 10, event / 7 + 1] } else { Vec::new() };
+    let others = if event.is_multiple_of(10) { vec![event / 10, event / 7 + 1] } else { Vec::new() };
     std::iter::once(event).chain(others).map(|user| user % plan.users).collect()
 }
 
