@@ -515,6 +515,14 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_a_payload_arrives_as_it_was_published() {
+        let payload = json!({"small": -1.05e-300, "large": 1.797_693_134_862_315_7e308, "whole": u64::MAX});
+        let event = with("/data/payload", payload.clone()).unwrap();
+        assert_eq!(event.data().payload, Some(payload));
+        assert_eq!(Event::parse(event.to_json().as_bytes()).unwrap(), event);
+    }
+
+    #[test]
     fn only_recipients_are_needed_in_data() {
         let event = with("/data", json!({"recipients": [{"id": "alice"}]})).unwrap();
         assert_eq!(event.data().channels, [Channel::Inbox]);
