@@ -63,8 +63,8 @@ enum End {
 
 /// A `sync` that waits for its answer.
 struct Asked {
-    /// What the answer must have shown: all that was there for good when it was sent.
-    expected: Vec<NotificationId>,
+    /// What the answer must have shown: all that was there for good when it was sent, and where it stood.
+    expected: Vec<(NotificationId, Position)>,
     verdict: &'static str,
     acknowledged: Vec<NotificationId>,
 }
@@ -117,7 +117,7 @@ impl Client {
                     self.stay_away(time).await;
                 }
                 End::Elsewhere(wait) => {
-                    sleep(wait).await;
+                    self.linger(&mut socket, wait).await;
                     previous = Some(socket);
                 }
             }
@@ -232,6 +232,22 @@ impl Client {
         }
     }
 
+    /// Goes on showing what comes until it is time to connect anew.
+    async fn linger(&self, socket: &mut Socket, wait: Duration) {
+        let over = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                biased;
+                next = socket.next() => match next {
+                    ToClient::Frame(text) => self.show(&serde_json::from_str(&text).unwrap_or_default()),
+                    ToClient::Closed(_) => break,
+                },
+                () = sleep_until(over) => return,
+            }
+        }
+        sleep_until(over).await;
+    }
+
     fn breaks(&self) -> bool {
         !self.world.is_quiet() && self.dice.chance(self.world.scenario.weather.breaks)
     }
@@ -306,13 +322,13 @@ impl Client {
 
     /// What the user's inbox holds for good: stored, and carried by no message any more. What expires or is put away may be
     /// missing from an answer.
-    fn settled(&self) -> Vec<NotificationId> {
+    fn settled(&self) -> Vec<(NotificationId, Position)> {
         let world = &self.world;
         let entries = world.inbox.entries(&self.user).into_iter();
         let lasting = entries.filter(|entry| entry.notification.expires_at.is_none() && entry.archived_at.is_none());
         let unshown = self.with(|device| lasting.filter(|entry| !device.shown.contains_key(&entry.notification.id)).collect::<Vec<_>>());
         let settled = unshown.into_iter().filter(|entry| !world.is_queued(&entry.notification.event_id, &self.user));
-        settled.map(|entry| entry.notification.id).collect()
+        settled.map(|entry| (entry.notification.id, entry.position)).collect()
     }
 
     /// Takes a frame; says how the session ends, if it does.
@@ -382,18 +398,22 @@ impl Client {
             self.world.count(Happening::Gap);
         }
         let Some(Asked { expected, verdict, acknowledged }) = session.asked.remove(request) else { return };
-        let missing: Vec<NotificationId> = self.with(|device| {
+        let missing: Vec<(NotificationId, Position)> = self.with(|device| {
             acknowledged.iter().for_each(|id| {
                 device.unacknowledged.remove(id);
             });
-            expected.into_iter().filter(|id| !device.shown.contains_key(id)).collect()
+            expected.into_iter().filter(|(id, _)| !device.shown.contains_key(id)).collect()
         });
         if frame["verdict"] != verdict {
             self.world.violation("P3", format!("{} asked for {request} and was told {}, not {verdict}", self.name, frame["verdict"]));
         }
         let key = |notification| DeliveryKey { recipient: self.user.clone(), notification };
-        let missing: Vec<_> =
-            missing.into_iter().filter(|id| self.world.inbox.entry(&key(*id)).is_some_and(|entry| entry.archived_at.is_none())).collect();
+        // What was stamped again meanwhile, since its event came again, may have moved past the query. It is pushed then (R2), and
+        // stands above the cursor (R6).
+        let still = |(id, position): &(NotificationId, Position)| {
+            self.world.inbox.entry(&key(*id)).is_some_and(|entry| entry.archived_at.is_none() && entry.position == *position)
+        };
+        let missing: Vec<NotificationId> = missing.into_iter().filter(still).map(|(id, _)| id).collect();
         if !missing.is_empty() {
             let events: Vec<_> = missing.iter().map(|id| self.world.name_of(*id)).collect();
             self.world.violation("P3", format!("{} was told {verdict} for {request}, without {}", self.name, events.join(", ")));
