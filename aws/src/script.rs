@@ -26,6 +26,8 @@ pub(crate) enum Answer {
     Text(u16, String),
     /// Nothing comes back: whether it was done, nobody knows.
     Lost,
+    /// Nothing comes back, and the connection stays open: whoever asked has to give up.
+    Silence,
 }
 
 type Step = (&'static str, Box<dyn FnOnce(&Value) -> Answer + Send>);
@@ -80,7 +82,8 @@ impl Script {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, request: &HttpRequest) -> Result<HttpResponse, ConnectorError> {
+    /// `None`: it never comes.
+    fn answer(&self, request: &HttpRequest) -> Option<Result<HttpResponse, ConnectorError>> {
         let (operation, body) = read(request);
         let (expected, answer) = self.steps().pop_front().unwrap_or_else(|| panic!("a call too many: {operation} {body:#}"));
         assert_eq!(operation, expected, "{body:#}");
@@ -91,9 +94,10 @@ impl Script {
             }
             Answer::Body(status, body) => (status, body.to_string()),
             Answer::Text(status, text) => (status, text),
-            Answer::Lost => return Err(ConnectorError::timeout("scripted".into())),
+            Answer::Lost => return Some(Err(ConnectorError::timeout("scripted".into()))),
+            Answer::Silence => return None,
         };
-        Ok(HttpResponse::new(status.try_into().expect("a status"), SdkBody::from(text)))
+        Some(Ok(HttpResponse::new(status.try_into().expect("a status"), SdkBody::from(text))))
     }
 }
 
@@ -114,6 +118,9 @@ fn read(request: &HttpRequest) -> (String, Value) {
 
 impl HttpConnector for Script {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        HttpConnectorFuture::ready(self.answer(&request))
+        match self.answer(&request) {
+            Some(answer) => HttpConnectorFuture::ready(answer),
+            None => HttpConnectorFuture::new(std::future::pending()),
+        }
     }
 }

@@ -214,8 +214,9 @@ impl Url {
         if max == 0 {
             return Ok(Vec::new());
         }
-        let call = self
-            .polls
+        // Who does not wait has messages in hand whose lease runs: an answer that stays away for as long as a poll may would outlast it.
+        let client = if wait.is_zero() { &self.sqs } else { &self.polls };
+        let call = client
             .receive_message()
             .queue_url(&self.url)
             .max_number_of_messages(i32::try_from(max.min(limits::AWS_BATCH_ENTRIES)).unwrap_or(1))
@@ -491,6 +492,20 @@ mod tests {
         assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
         assert!(answers[0].as_ref().unwrap_err().reason().contains("the lease on the message has ended"));
         script.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receive_that_does_not_wait_gives_up_well_before_the_lease_of_what_is_in_hand() {
+        let visibility = Duration::from_secs(60);
+        let longest = |wait| async move {
+            let script = Script::default().repeat(9, "ReceiveMessage", |_| Answer::Silence);
+            let queue = SqsQueue::new(&script.clients(), QUEUE, LETTERS);
+            let started = tokio::time::Instant::now();
+            queue.receive(10, wait, visibility).await.unwrap_err();
+            started.elapsed()
+        };
+        assert!(longest(Duration::ZERO).await <= visibility / 2);
+        assert!(longest(limits::QUEUE_POLL).await > limits::QUEUE_POLL, "a poll is waited for");
     }
 
     /// Gives everything back.

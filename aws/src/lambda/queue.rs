@@ -8,7 +8,6 @@
 //! somebody looks at. Must not know: what a message means.
 
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse};
