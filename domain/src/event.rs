@@ -572,8 +572,98 @@ mod tests {
 
     #[test]
     fn an_item_above_24_kib_is_refused_before_it_leaves() {
-        assert_eq!(fields(with("/data/payload", json!("x".repeat(limits::ITEM_BYTES)))), ["data"]);
-        assert!(with("/data/payload", json!("x".repeat(limits::ITEM_BYTES - 2_000))).is_ok());
+        let payload = |bytes: usize| with("/data/payload", json!("x".repeat(bytes)));
+        let fixed = payload(0).unwrap().notification(Timestamp::MAX).rendered_bytes();
+        let item = payload(limits::ITEM_BYTES - fixed).unwrap().notification(Timestamp::MAX).rendered_bytes();
+        assert_eq!(item, limits::ITEM_BYTES);
+        assert_eq!(fields(payload(limits::ITEM_BYTES - fixed + 1)), ["data"]);
+    }
+
+    #[test]
+    fn an_event_above_254_kib_is_refused_unread() {
+        let sample = sample().to_string();
+        let padded = |bytes: usize| sample.clone() + &" ".repeat(bytes - sample.len());
+        assert!(Event::parse(padded(limits::EVENT_BYTES).as_bytes()).is_ok());
+        let error = Event::parse(padded(limits::EVENT_BYTES + 1).as_bytes()).unwrap_err().to_string();
+        assert_eq!(error, "not a valid event: event is 260097 bytes, the limit is 260096; shorten `data.payload`");
+    }
+
+    #[test]
+    fn each_text_may_be_as_long_as_its_limit_and_no_longer() {
+        let texts = [
+            ("/id", "id", limits::EVENT_ID_BYTES),
+            ("/source", "source", limits::SOURCE_BYTES),
+            ("/type", "type", limits::TYPE_BYTES),
+            ("/traceparent", "traceparent", 128),
+            ("/data/category", "data.category", limits::CATEGORY_BYTES),
+            ("/data/title", "data.title", limits::TITLE_BYTES),
+            ("/data/body", "data.body", limits::BODY_BYTES),
+            ("/data/tenant", "data.tenant", limits::ID_BYTES),
+            ("/data/recipients/0/id", "data.recipients[0].id", limits::ID_BYTES),
+            ("/data/recipients/0/name", "data.recipients[0].name", limits::NAME_BYTES),
+        ];
+        for (pointer, field, limit) in texts {
+            assert!(with(pointer, json!("x".repeat(limit))).is_ok(), "{field}");
+            assert_eq!(fields(with(pointer, json!("x".repeat(limit + 1)))), [field]);
+        }
+        let url = |bytes: usize| with("/data/url", json!(format!("/{}", "x".repeat(bytes - 1))));
+        assert!(url(limits::URL_BYTES).is_ok());
+        assert_eq!(fields(url(limits::URL_BYTES + 1)), ["data.url"]);
+        // A local part of 64 bytes at most (RFC 5321, 4.5.3.1.1), labels of 63.
+        let host = format!("{0}.{0}.{1}", "h".repeat(63), "h".repeat(61));
+        let address = |local: usize| with("/data/recipients/0/email", json!(format!("{}@{host}", "a".repeat(local))));
+        assert!(address(limits::EMAIL_BYTES - host.len() - 1).is_ok());
+        assert_eq!(fields(address(limits::EMAIL_BYTES - host.len())), ["data.recipients[0].email"]);
+    }
+
+    #[test]
+    fn a_hundred_recipients_are_as_many_as_an_event_may_have() {
+        let people = |count: usize| json!((0..count).map(|n| json!({"id": format!("u{n}")})).collect::<Vec<_>>());
+        let inbox = |count| with("/data", json!({"recipients": people(count)}));
+        assert_eq!(inbox(limits::RECIPIENTS).unwrap().data().recipients.len(), limits::RECIPIENTS);
+        assert_eq!(fields(inbox(limits::RECIPIENTS + 1)), ["data.recipients"]);
+    }
+
+    #[test]
+    fn a_recipient_stands_there_once_and_has_an_address_where_mail_is_asked_for() {
+        let twice = json!({"recipients": [{"id": "alice"}, {"id": "bob"}, {"id": "alice"}]});
+        assert_eq!(fields(with("/data", twice)), ["data.recipients[2].id"]);
+        let without = json!({"recipients": [{"id": "alice", "email": "alice@example.com"}, {"id": "bob"}], "channels": ["email"]});
+        assert_eq!(fields(with("/data", without)), ["data.recipients[1].email"]);
+        assert_eq!(fields(with("/data/channels", json!([]))), ["data.channels"]);
+    }
+
+    #[test]
+    fn a_language_is_a_tag_of_bcp_47() {
+        let longest = format!("sl-{}", ["abcdefgh"; 4].join("-")).split_at(limits::LOCALE_BYTES).0.to_owned();
+        for good in ["en", "pt-BR", "zh-Hans-CN", "de-1996", "abcdefgh", "sl-a", longest.as_str()] {
+            assert!(with("/data/recipients/0/locale", json!(good)).is_ok(), "{good}");
+        }
+        let longer = format!("{longest}x");
+        for bad in ["", "e", "abcdefghi", "e1", "en_US", "en-", "en-abcdefghi", "en-U S", longer.as_str()] {
+            assert_eq!(fields(with("/data/recipients/0/locale", json!(bad))), ["data.recipients[0].locale"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn data_is_json_by_any_of_its_names() {
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json"] {
+            assert!(with("/datacontenttype", json!(good)).is_ok(), "{good}");
+        }
+        for bad in ["text/plain", "application/json+xml", "json", ""] {
+            assert_eq!(fields(with("/datacontenttype", json!(bad))), ["datacontenttype"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_by_its_place() {
+        for (text, place) in [("{\"id\": ]}", "(line 1, column 8)"), ("{\n\"id\": ", "(line 2, column 6)")] {
+            let problem = Event::parse(text.as_bytes()).unwrap_err().violations.remove(0).problem;
+            assert_eq!(problem, format!("is not JSON {place}"));
+        }
+        let twice = format!("{} {{}}", sample());
+        let problem = Event::parse(twice.as_bytes()).unwrap_err().violations.remove(0).problem;
+        assert_eq!(problem, "is followed by more text; send one JSON object");
     }
 
     #[test]

@@ -57,3 +57,22 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_why_and_whether_to_try_again() {
+        let wait = Some(Duration::from_secs(3));
+        for (failure, transient, text) in [
+            (Failure::transient("the queue is busy"), true, "the queue is busy (may pass)"),
+            (Failure::Transient { retry_after: wait, reason: "the queue is busy".into() }, true, "the queue is busy (retry after 3s)"),
+            (Failure::permanent("the queue is busy"), false, "the queue is busy (permanent)"),
+        ] {
+            assert_eq!(failure.reason(), "the queue is busy");
+            assert_eq!(failure.is_transient(), transient);
+            assert_eq!(failure.to_string(), text);
+        }
+    }
+}

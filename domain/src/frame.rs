@@ -334,6 +334,56 @@ mod tests {
     }
 
     #[test]
+    fn a_message_of_128_kib_is_read_and_one_byte_more_is_not() {
+        let padded = |bytes: usize| {
+            let sync = r#"{"type":"sync","request":"1"}"#.to_owned();
+            let spaces = bytes - sync.len();
+            sync + &" ".repeat(spaces)
+        };
+        assert!(ClientFrame::parse(&padded(limits::CLIENT_MESSAGE_BYTES)).is_ok());
+        let error = ClientFrame::parse(&padded(limits::CLIENT_MESSAGE_BYTES + 1)).unwrap_err();
+        assert_eq!(error.message, "the message is 131073 bytes, the limit is 131072");
+    }
+
+    #[test]
+    fn a_request_as_long_as_its_limit_comes_back_with_an_error_and_a_longer_one_does_not() {
+        let dance = |bytes: usize| ClientFrame::parse(&serde_json::json!({"type": "dance", "request": "r".repeat(bytes)}).to_string());
+        assert_eq!(dance(limits::CLIENT_TEXT_BYTES).unwrap_err().request, Some("r".repeat(limits::CLIENT_TEXT_BYTES)));
+        assert_eq!(dance(limits::CLIENT_TEXT_BYTES + 1).unwrap_err().request, None);
+    }
+
+    /// Bytes of the item that [`entry`] gives, for a body of two bytes and more.
+    fn item_bytes(body: usize) -> usize {
+        serde_json::to_string(&Item::of(&entry(1, body))).unwrap().len()
+    }
+
+    /// Two entries whose items have so many bytes together.
+    fn two_of(bytes: usize) -> [InboxEntry; 2] {
+        let fixed = item_bytes(0);
+        let (first, odd) = (8_000, bytes % 2);
+        // A body of `é` has an even number of bytes; the id of the event makes up for it.
+        let second = entry(if odd == 0 { 2 } else { 20 }, bytes - 2 * fixed - first - odd);
+        [entry(1, first), second]
+    }
+
+    #[test]
+    fn a_live_frame_is_filled_to_its_last_byte() {
+        let (head, tail) = LIVE_FRAME;
+        let room = limits::FRAME_BYTES - head.len() - tail.len() - ",".len();
+        let full = live_frames(&two_of(room));
+        assert_eq!(full.iter().map(|frame| frame.json.len()).collect::<Vec<_>>(), [limits::FRAME_BYTES]);
+        assert_eq!(live_frames(&two_of(room + 1)).len(), 2);
+    }
+
+    #[test]
+    fn a_run_is_filled_to_its_last_byte() {
+        let room = limits::FRAME_BYTES - ENVELOPE_BYTES - ",,".len();
+        assert_eq!(cut_into_frames(&two_of(room)).len(), 1);
+        assert_eq!(cut_into_frames(&two_of(room + 1)).len(), 2);
+        assert!(cut_into_frames(&[]).is_empty());
+    }
+
+    #[test]
     fn a_live_frame_has_neither_more_nor_cursor() {
         let json: serde_json::Value = serde_json::from_str(&live_frame(&[entry(1, 10)])).unwrap();
         assert_eq!(json["type"], "notifications");

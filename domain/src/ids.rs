@@ -259,6 +259,14 @@ mod tests {
     }
 
     #[test]
+    fn a_store_keeps_the_128_bits_of_an_id() {
+        let id = NotificationId::of("/publications", "01JD");
+        assert_eq!(NotificationId::from_bytes(id.to_bytes()), id);
+        assert_ne!(id.to_bytes(), NotificationId::of("/publications", "01JE").to_bytes());
+        assert_eq!(format!("{id:?}"), "NotificationId(00pn568fyznyxf8h5ta5dc69m8)");
+    }
+
+    #[test]
     fn a_notification_has_one_name() {
         let id = NotificationId::of("/publications", "01JD").to_string();
         for first in ["8", "g", "r", "o", "é"] {

@@ -83,3 +83,45 @@ pub const QUEUE_DELAY: Duration = Duration::from_secs(15 * 60);
 pub const QUEUE_VISIBILITY: Duration = Duration::from_secs(12 * 3600);
 /// The longest poll of a queue ("Amazon SQS message quotas").
 pub const QUEUE_POLL: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients, templates and what is stored already rely on these: a change is a change of the protocol.
+    #[test]
+    fn limits_are_the_ones_that_are_documented() {
+        let bytes = [
+            (EVENT_BYTES, 260_096),
+            (BODY_BYTES, 8_192),
+            (ITEM_BYTES, 24_576),
+            (FRAME_BYTES, 30_720),
+            (CLIENT_FRAME_BYTES, 32_768),
+            (CLIENT_MESSAGE_BYTES, 131_072),
+            (TOKEN_BYTES, 8_192),
+        ];
+        for (limit, documented) in bytes {
+            assert_eq!(limit, documented);
+        }
+        let hours = |hours: f64| Duration::from_secs_f64(hours * 3_600.0);
+        let times = [
+            (ACKNOWLEDGED_IS_OLD, hours(24.0)),
+            (RETENTION, hours(30.0 * 24.0)),
+            (CONNECTION_AGE, hours(2.0)),
+            (CONNECTION_ROW_AGE, hours(2.0) + Duration::from_secs(600)),
+            (QUEUE_DELAY, hours(0.25)),
+            (QUEUE_VISIBILITY, hours(12.0)),
+        ];
+        for (limit, documented) in times {
+            assert_eq!(limit, documented);
+        }
+    }
+
+    #[test]
+    fn the_parts_of_the_grace_period_fit_into_it() {
+        // "Amazon API Gateway quotas": an integration takes 29 s at the most, and two of them fit.
+        assert!(W >= 2 * Duration::from_secs(29));
+        assert_eq!(RESTAMP_AFTER, W / 2);
+        assert_eq!(CLOCK_SKEW, W / 4);
+    }
+}

@@ -163,6 +163,26 @@ mod tests {
         let cut = short_reason("é".repeat(REASON_BYTES));
         assert!(cut.len() <= REASON_BYTES && cut.ends_with("é…"), "{cut}");
         assert_eq!(short_reason("short".to_owned()), "short");
+        let full = "x".repeat(REASON_BYTES);
+        assert_eq!(short_reason(full.clone()), full);
+        assert_eq!(short_reason(full.clone() + "x").len(), REASON_BYTES);
+    }
+
+    #[test]
+    fn an_event_travels_with_what_subscriptions_filter_by() {
+        let event = Event::from_value(serde_json::json!({
+            "specversion": "1.0", "id": "1", "source": "/s", "type": "t.done",
+            "data": {"recipients": [{"id": "alice", "email": "alice@example.com"}], "channels": ["inbox", "email"], "tenant": "acme"}
+        }));
+        let expected = [("channels", r#"["inbox","email"]"#), ("tenant", "acme"), ("type", "t.done")];
+        let attributes = attributes_of(&event.unwrap());
+        assert_eq!(attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn an_attempt_is_what_the_attribute_says() {
+        let attempt = |text: &str| attempt_of(&Attributes::from([(ATTRIBUTE_ATTEMPT.to_owned(), text.to_owned())]));
+        assert_eq!((attempt("3"), attempt("three"), attempt_of(&Attributes::new())), (3, 0, 0));
     }
 
     #[test]
@@ -194,6 +214,7 @@ mod tests {
     fn two_that_missed_something_missed_both_from_the_lowest_on() {
         let both = missed(&[(7, "a")]).and(missed(&[(5, "b")]));
         assert_eq!(both, missed(&[(5, "b"), (7, "a")]));
+        assert_eq!(both.from(), Some(Position::new(Timestamp::from_second(5).unwrap(), 0)));
         assert!(both.has(&NotificationId::of("/s", "a")) && !both.has(&NotificationId::of("/s", "c")));
         assert_eq!(Missed::default().and(both.clone()), both);
         assert_eq!(both.clone().and(Missed::default()), both);
@@ -205,6 +226,8 @@ mod tests {
         let entries: Vec<_> = ids.iter().map(|id| (9, id.as_str())).collect();
         let many = missed(&entries);
         assert!(!many.is_nothing() && many.has(&NotificationId::of("/s", "another")));
+        let named = missed(&entries[..MISSED_IDS]);
+        assert!(named.has(&NotificationId::of("/s", "0")) && !named.has(&NotificationId::of("/s", "another")));
         let more = many.clone().and(missed(&[(8, "b")]));
         assert_eq!(more.from(), missed(&[(8, "b")]).from());
         assert!(more.has(&NotificationId::of("/s", "another")));

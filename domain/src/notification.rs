@@ -225,8 +225,47 @@ mod tests {
     }
 
     #[test]
+    fn what_was_acknowledged_within_a_day_is_stamped_again() {
+        let (answer, now) = appended(90_000, Some(86_400));
+        assert_eq!(answer.freshness(now), Freshness::Late);
+    }
+
+    #[test]
     fn what_was_acknowledged_a_day_ago_stays_where_it_is() {
         let (answer, now) = appended(90_000, Some(86_401));
         assert_eq!(answer.freshness(now), Freshness::Settled);
+    }
+
+    fn notification(expires_at: Option<Timestamp>) -> Notification {
+        let data = serde_json::json!({"recipients": [{"id": "alice"}], "title": "You can now view Q3 plan", "expires_at": expires_at});
+        let event = serde_json::json!({"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": data});
+        crate::event::Event::from_value(event).unwrap().notification(Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn nothing_is_collected_within_its_retention() {
+        let appended = Timestamp::from_second(10_000_000).unwrap();
+        let retained = appended + limits::RETENTION;
+        assert_eq!(notification(None).collect_at(appended), retained);
+        assert_eq!(notification(Some(appended + Duration::from_secs(1))).collect_at(appended), retained);
+        assert_eq!(notification(Some(retained + Duration::from_secs(1))).collect_at(appended), retained + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_item_is_judged_as_large_as_it_gets() {
+        let notification = Arc::new(notification(None));
+        let as_new = InboxEntry { notification, position: Position::MIN, acked_at: None, read_at: None, archived_at: None };
+        let as_read = InboxEntry { read_at: Some(Timestamp::MAX), archived_at: Some(Timestamp::MAX), ..as_new.clone() };
+        let bytes = |entry: &InboxEntry| serde_json::to_vec(&Item::of(entry)).unwrap().len();
+        assert!(bytes(&as_new) < bytes(&as_read));
+        assert_eq!(as_new.notification.rendered_bytes(), bytes(&as_read));
+    }
+
+    #[test]
+    fn a_delivery_is_named_by_recipient_and_notification() {
+        let user = |id: &str| crate::ids::RecipientKey::new(crate::ids::TenantId::default(), crate::ids::UserId::new(id).unwrap());
+        let of = |id: &str| NewEntry { recipient: user(id), notification: Arc::new(notification(None)) };
+        assert_eq!(of("alice").key(), DeliveryKey { recipient: user("alice"), notification: NotificationId::of("/s", "1") });
+        assert_ne!(of("alice").key(), of("bob").key());
     }
 }

@@ -225,8 +225,40 @@ mod tests {
     }
 
     #[test]
+    fn each_value_may_be_as_long_as_its_limit() {
+        let limits = [("token", limits::TOKEN_BYTES), ("ticket", limits::CLIENT_TEXT_BYTES), ("device", limits::CLIENT_TEXT_BYTES)];
+        for (name, limit) in limits {
+            assert!(read(&[(name, &"s".repeat(limit))]).is_ok(), "{name}");
+            let problem = read(&[(name, &"s".repeat(limit + 1))]).unwrap_err();
+            assert_eq!(problem, format!("`{name}` is {} bytes, the limit is {limit}", limit + 1));
+        }
+        let bearer = |bytes: usize| Declared::read([], Some(&format!("Bearer {}", "s".repeat(bytes))));
+        assert!(bearer(limits::TOKEN_BYTES).is_ok());
+        assert!(bearer(limits::TOKEN_BYTES + 1).is_err());
+    }
+
+    #[test]
+    fn a_device_is_text_for_people() {
+        assert_eq!(read(&[("device", "")]).unwrap().device, None);
+        assert!(read(&[("device", "a\nb")]).unwrap_err().contains("control character"));
+        assert!(read(&[("protocol", "recado.v2")]).unwrap_err().contains("it knows recado.v1"));
+        assert_eq!(read(&[]).unwrap().protocol, Protocol::Plain);
+    }
+
+    #[test]
+    fn this_machine_is_named_with_or_without_a_port() {
+        for own in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:8420", "[::1]", "[::1]:8420"] {
+            assert!(names_this_machine(own), "{own}");
+        }
+        for other in ["localhost.example", "example.com:80", "127.0.0.2", "localhost:x", "::1", "[::2]", ""] {
+            assert!(!names_this_machine(other), "{other}");
+        }
+    }
+
+    #[test]
     fn what_is_declared_shows_neither_token_nor_ticket() {
         for name in ["token", "ticket"] {
+            assert_eq!(format!("{:?}", read(&[(name, "secret")]).unwrap().credential).to_lowercase(), format!("some({name})"));
             assert!(!format!("{:?}", read(&[(name, "secret")]).unwrap()).contains("secret"));
         }
     }

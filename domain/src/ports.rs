@@ -429,4 +429,27 @@ mod tests {
         assert_eq!(marked(940).pending_after(None, began), None);
         assert_eq!(marked(700).pending_after(Some(at(600)), began), None);
     }
+
+    struct Always(u64);
+
+    impl Entropy for Always {
+        fn next_u64(&self) -> u64 {
+            self.0
+        }
+    }
+
+    #[test]
+    fn a_fraction_is_from_0_up_to_1_and_never_1() {
+        assert_eq!(Always(0).fraction(), 0.0);
+        assert_eq!(Always(1 << 63).fraction(), 0.5);
+        assert_eq!(Always(u64::MAX).fraction(), 1.0_f64.next_down());
+    }
+
+    #[test]
+    fn a_cause_is_known_by_its_name() {
+        for cause in [SuppressionCause::Bounce, SuppressionCause::Complaint, SuppressionCause::Operator] {
+            assert_eq!(SuppressionCause::named(cause.as_str()), Some(cause));
+        }
+        assert_eq!(SuppressionCause::named("boredom"), None);
+    }
 }

@@ -192,6 +192,17 @@ mod tests {
     }
 
     #[test]
+    fn a_position_says_its_moment_and_the_next_one_is_just_above() {
+        let position = Position::new(at(1_000_000), 7);
+        assert_eq!((position.at(), Position::MIN.at()), (at(1_000_000), Timestamp::UNIX_EPOCH));
+        assert_eq!(position.next(), Position::new(at(1_000_000), 8));
+        assert_eq!(Position(Ulid(u128::MAX)).next(), Position(Ulid(u128::MAX)));
+        assert_eq!(position.age(at(1)), Duration::ZERO, "it lies ahead");
+        assert_eq!(position.to_string().parse(), Ok(position));
+        assert_eq!(Position::from_bytes(position.to_bytes()), position);
+    }
+
+    #[test]
     fn a_text_above_the_highest_position_is_none() {
         assert_eq!("7ZZZZZZZZZZZZZZZZZZZZZZZZZ".parse(), Ok(Position(Ulid(u128::MAX))));
         for text in ["8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "80000000000000000000000000", "ZZZZZZZZZZZZZZZZZZZZZZZZZZ", "", "7"] {
@@ -213,8 +224,9 @@ mod tests {
     fn a_cursor_older_than_retention_or_from_the_future_is_a_gap() {
         let taken = at(10_000_000);
         let text = Cursor::new(Position::floor(taken)).encode(&alice());
-        let late = taken + limits::RETENTION + Duration::from_secs(1);
-        assert_eq!(Cursor::resume(&text, &alice(), late), Resume::Gap);
+        let late = taken + limits::RETENTION;
+        assert_eq!(Cursor::resume(&text, &alice(), late), Resume::From(Position::floor(taken)));
+        assert_eq!(Cursor::resume(&text, &alice(), late + Duration::from_millis(1)), Resume::Gap);
         let early = taken - limits::CLOCK_SKEW;
         assert_eq!(Cursor::resume(&text, &alice(), early), Resume::From(Position::floor(taken)));
         assert_eq!(Cursor::resume(&text, &alice(), early - Duration::from_secs(1)), Resume::Gap);

@@ -114,7 +114,16 @@ mod tests {
     #[test]
     fn a_ticket_is_shown_by_no_log() {
         let ticket = Ticket([7; BYTES]);
-        assert!(!format!("{ticket:?}").contains(&ticket.reveal()));
+        assert_eq!(format!("{ticket:?}"), "Ticket");
+    }
+
+    #[test]
+    fn a_store_knows_a_ticket_by_the_hash_of_its_bytes() {
+        let key = Ticket([7; BYTES]).key();
+        let hash: [u8; 32] = Sha256::digest([7; BYTES]).into();
+        assert_eq!(key.to_bytes(), hash);
+        assert_eq!(key.to_string(), "4bb06f8e4e3a7715d201d573d0aa423762e55dabd61a2c02278fa56cc6d294e0");
+        assert_eq!(format!("{key:?}"), format!("TicketKey({key})"));
     }
 
     proptest! {

@@ -25,6 +25,7 @@ use recado_domain::limits;
 use recado_domain::ports::{Clock, Connections, Entropy, Outcome, Registered};
 
 use super::item::{self, Item, Key};
+use super::owners::Owners;
 use super::table::Table;
 use super::{PARTITION_KEY, TIME_TO_LIVE};
 use crate::clients::Clients;
@@ -55,6 +56,7 @@ struct Inner<K, E> {
     table: Table,
     clock: K,
     entropy: E,
+    owners: Owners,
 }
 
 impl<K, E> Clone for DynamoConnections<K, E> {
@@ -110,6 +112,13 @@ fn from_map(id: ConnectionId, value: &AttributeValue) -> Option<Connection> {
     Some(Connection { id, phase, registered_at, token_expires_at, protocol, device })
 }
 
+/// What a reverse item says; nothing where it was not written by this version of Recado.
+fn read_owner(id: &ConnectionId, item: &Item) -> Option<(RecipientKey, Connection)> {
+    let tenant = TenantId::new(item::text(item, TENANT)?).ok()?;
+    let user = UserId::new(item::text(item, USER)?).ok()?;
+    Some((RecipientKey::new(tenant, user), from_map(id.clone(), item.get(REGISTERED)?)?))
+}
+
 /// The rows of a user's state, oldest first. One that cannot be read was not written by this version of Recado: it is
 /// left out, and goes with the item.
 fn rows(state: &Item) -> Vec<Connection> {
@@ -140,7 +149,7 @@ fn superfluous(rows: Vec<Connection>, new: &ConnectionId, now: Timestamp) -> (Ve
 impl<K: Clock, E: Entropy> DynamoConnections<K, E> {
     /// The connections in the table of this name.
     pub fn new(clients: &Clients, table: &str, clock: K, entropy: E) -> Self {
-        Self(Arc::new(Inner { table: Table::new(clients, table), clock, entropy }))
+        Self(Arc::new(Inner { table: Table::new(clients, table), clock, entropy, owners: Owners::new() }))
     }
 }
 
@@ -173,6 +182,7 @@ impl<K: Clock, E: Entropy> Inner<K, E> {
 
     /// Removes the reverse item where it is this recipient's.
     async fn remove_owner(&self, recipient: &RecipientKey, id: &ConnectionId) -> Outcome<()> {
+        self.owners.forget(id);
         let delete = self
             .table
             .delete(&Key::connection(id))
@@ -255,6 +265,7 @@ fn held<T>(answer: Result<T, SdkError<UpdateItemError>>) -> Outcome<bool> {
 
 impl<K: Clock, E: Entropy> Connections for DynamoConnections<K, E> {
     async fn register(&self, recipient: &RecipientKey, connection: &Connection) -> Outcome<Registered> {
+        self.0.owners.forget(&connection.id);
         self.0.put_owner(recipient, connection, true).await?;
         let state = self.0.put_new_row(recipient, connection).await?;
         // The new row is written, and what is left over is pruned by the next one: no reason to refuse the client.
@@ -272,15 +283,15 @@ impl<K: Clock, E: Entropy> Connections for DynamoConnections<K, E> {
     }
 
     async fn owner(&self, id: &ConnectionId) -> Outcome<Option<(RecipientKey, Connection)>> {
+        if let Some(owner) = self.0.owners.get(id) {
+            return Ok(Some(owner));
+        }
         let Some(item) = self.0.table.get(&Key::connection(id)).await? else { return Ok(None) };
-        let read = || {
-            let tenant = TenantId::new(item::text(&item, TENANT)?).ok()?;
-            let user = UserId::new(item::text(&item, USER)?).ok()?;
-            Some((RecipientKey::new(tenant, user), from_map(id.clone(), item.get(REGISTERED)?)?))
-        };
-        read()
-            .map(Some)
-            .ok_or_else(|| Failure::permanent("the item of this connection cannot be read; it was not written by this version of Recado"))
+        let owner = read_owner(id, &item).ok_or_else(|| {
+            Failure::permanent("the item of this connection cannot be read; it was not written by this version of Recado")
+        })?;
+        self.0.owners.remember(&owner);
+        Ok(Some(owner))
     }
 
     async fn mark_live(&self, recipient: &RecipientKey, connection: &Connection, create: bool) -> Outcome<bool> {

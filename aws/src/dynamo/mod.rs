@@ -40,6 +40,7 @@ mod connections;
 mod inbox;
 mod item;
 mod marks;
+mod owners;
 mod query;
 mod restamp;
 mod suppressions;

@@ -168,6 +168,7 @@ pub async fn removing_is_idempotent<B: Backend>(backend: &B) {
     assert_eq!(backend.connections().remove(&alice(), &a.id).await, Ok(()));
     register(backend, &alice(), &a).await;
     backend.connections().mark_live(&alice(), &a, false).await.unwrap();
+    assert!(backend.connections().owner(&a.id).await.unwrap().is_some());
     assert_eq!(backend.connections().remove(&alice(), &a.id).await, Ok(()));
     assert_eq!(backend.connections().remove(&alice(), &a.id).await, Ok(()));
     assert!(rows(backend, &alice()).await.is_empty());
@@ -189,6 +190,7 @@ pub async fn an_unchanged_row_is_removed<B: Backend>(backend: &B) {
     register(backend, &alice(), &a).await;
     backend.connections().mark_live(&alice(), &a, false).await.unwrap();
     let seen = rows(backend, &alice()).await.remove(0);
+    assert!(backend.connections().owner(&a.id).await.unwrap().is_some());
     assert_eq!(backend.connections().remove_unchanged(&alice(), &seen).await, Ok(true));
     assert!(rows(backend, &alice()).await.is_empty());
     assert_eq!(backend.connections().owner(&a.id).await, Ok(None));
