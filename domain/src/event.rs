@@ -554,7 +554,16 @@ mod tests {
 
     #[test]
     fn a_url_neither_runs_code_nor_leaves_the_site_in_disguise() {
-        for bad in ["javascript:alert(1)", "//evil.example", "/\\evil.example", "data:text/html,x", "publications/42", "http://"] {
+        for bad in [
+            "javascript:alert(1)",
+            "//evil.example",
+            "/\\evil.example",
+            "data:text/html,x",
+            "publications/42",
+            "http://",
+            "ftp://a.example/x",
+            "javascript://a.example/%0aalert(1)",
+        ] {
             assert_eq!(fields(with("/data/url", json!(bad))), ["data.url"], "{bad}");
         }
         for good in ["/publications/42?a=b#c", "https://example.com/x"] {

@@ -381,6 +381,8 @@ mod tests {
         assert_eq!(cut_into_frames(&two_of(room)).len(), 1);
         assert_eq!(cut_into_frames(&two_of(room + 1)).len(), 2);
         assert!(cut_into_frames(&[]).is_empty());
+        let alone = [entry(1, limits::FRAME_BYTES), entry(2, 10)];
+        assert_eq!(cut_into_frames(&alone).iter().map(|run| run.len()).collect::<Vec<_>>(), [1, 1], "a run is never empty");
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub struct ListenArgs {
 /// Within the 9 minutes of the protocol (R5): keeps the socket alive and repairs what a push missed.
 const SYNC_EVERY: Duration = Duration::from_secs(8 * 60);
 
+/// How late the next frame of an answer may be before the `sync` is repeated (docs/protocol.md).
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long an answer with a ticket may take.
 const TICKET_WITHIN: Duration = Duration::from_secs(10);
 
@@ -112,12 +115,14 @@ async fn listen(args: ListenArgs, json: bool) -> anyhow::Result<()> {
         tokio::select! {
             () = sleep_until(sync_at), if !args.plain => {
                 socket.send(Message::text(state.sync())).await.context("the connection was lost")?;
-                sync_at = Instant::now() + SYNC_EVERY;
+                sync_at = Instant::now() + state.next_sync();
             }
             message = socket.next() => match message {
                 Some(Ok(Message::Text(text))) => {
                     let mut frame: Value = serde_json::from_str(&text).context("the server sent a frame that is not JSON")?;
-                    state.take(&mut frame);
+                    if state.take(&mut frame) || state.has_much_to_confirm() {
+                        sync_at = Instant::now() + state.next_sync();
+                    }
                     print_line(&if json { frame.to_string() } else { readable(&frame) })?;
                     if args.count.is_some_and(|count| state.shown >= count) {
                         socket.close(None).await.ok();
@@ -200,7 +205,11 @@ fn token(args: &ListenArgs) -> anyhow::Result<String> {
 struct State {
     since: Option<String>,
     to_ack: Vec<String>,
+    /// Of `to_ack`, how many the last `sync` confirmed: they stay until it is answered.
+    confirming: usize,
     syncs: u64,
+    /// Whether the last `sync` was answered to its end.
+    answered: bool,
     shown: u64,
     /// The ids shown last, oldest first: an answer overlaps with what was shown before (P2).
     recent: VecDeque<String>,
@@ -209,27 +218,46 @@ struct State {
 impl State {
     fn sync(&mut self) -> String {
         self.syncs += 1;
-        let ack = std::mem::take(&mut self.to_ack);
-        json!({ "type": "sync", "request": self.syncs.to_string(), "since": self.since, "ack": ack, "client": concat!("recado-cli/", env!("CARGO_PKG_VERSION")) }).to_string()
+        self.answered = false;
+        // The most a `sync` may confirm; the rest is confirmed by the next one.
+        self.confirming = self.to_ack.len().min(FRAME_IDS);
+        let (request, ack) = (self.syncs.to_string(), &self.to_ack[..self.confirming]);
+        json!({ "type": "sync", "request": request, "since": self.since, "ack": ack, "client": concat!("recado-cli/", env!("CARGO_PKG_VERSION")) }).to_string()
     }
 
-    /// Remembers what a frame shows, and takes out what was shown before.
-    fn take(&mut self, frame: &mut Value) {
+    /// How long to wait for the next `sync`, from now.
+    fn next_sync(&self) -> Duration {
+        match self.answered {
+            false => ANSWER_WITHIN,
+            true if self.has_much_to_confirm() => Duration::ZERO,
+            true => SYNC_EVERY,
+        }
+    }
+
+    /// Whether there is a `sync` full to confirm, and none under way.
+    fn has_much_to_confirm(&self) -> bool {
+        self.answered && self.to_ack.len() >= FRAME_IDS
+    }
+
+    /// Remembers what a frame shows, and takes out what was shown before. Says whether it belongs to the answer that is waited for.
+    fn take(&mut self, frame: &mut Value) -> bool {
+        let answers = frame["request"].as_str() == Some(&self.syncs.to_string());
+        if answers && frame["more"] == false {
+            self.answered = true;
+            self.to_ack.drain(..std::mem::take(&mut self.confirming));
+        }
         if let Some(items) = frame["items"].as_array_mut() {
             let ids = items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned));
             self.to_ack.extend(ids);
             items.retain(|item| item["id"].as_str().is_none_or(|id| self.is_new(id)));
             self.shown += items.len() as u64;
         }
-        // The most a `sync` may confirm; what is left out stays pending, and is confirmed when it comes again.
-        self.to_ack.truncate(FRAME_IDS);
         if let Some(cursor) = frame["cursor"].as_str() {
             self.since = Some(cursor.to_owned());
         }
+        answers
     }
-}
 
-impl State {
     fn is_new(&mut self, id: &str) -> bool {
         if self.recent.iter().any(|recent| recent == id) {
             return false;
@@ -295,7 +323,36 @@ mod tests {
         state.take(&mut json!({ "items": [{ "id": "a" }], "cursor": "c" }));
         let sync: Value = serde_json::from_str(&state.sync()).unwrap();
         assert_eq!((&sync["ack"], &sync["since"]), (&json!(["a"]), &json!("c")));
-        assert!(state.to_ack.is_empty());
+        state.take(&mut json!({ "request": "1", "items": [{ "id": "b" }], "more": false }));
+        assert_eq!(state.to_ack, ["b"]);
+    }
+
+    #[test]
+    fn a_sync_that_is_not_answered_is_repeated_with_what_it_confirmed() {
+        let mut state = State::default();
+        state.take(&mut json!({ "items": [{ "id": "a" }] }));
+        state.sync();
+        assert!(!state.take(&mut json!({ "items": [{ "id": "b" }] })), "a push is no answer");
+        assert_eq!(state.next_sync(), ANSWER_WITHIN);
+        let again: Value = serde_json::from_str(&state.sync()).unwrap();
+        assert_eq!((&again["request"], &again["ack"]), (&json!("2"), &json!(["a", "b"])));
+        assert!(!state.take(&mut json!({ "request": "1", "items": [], "more": false })), "somebody answers late");
+        assert!(state.take(&mut json!({ "request": "2", "items": [], "more": true })));
+        assert_eq!(state.next_sync(), ANSWER_WITHIN, "the rest may be lost");
+        assert!(state.take(&mut json!({ "request": "2", "items": [], "more": false })));
+        assert_eq!((state.next_sync(), state.to_ack.len()), (SYNC_EVERY, 0));
+    }
+
+    #[test]
+    fn a_sync_confirms_a_thousand_and_the_next_one_the_rest() {
+        let mut state = State { answered: true, ..State::default() };
+        let items: Vec<Value> = (0..=FRAME_IDS).map(|n| json!({ "id": n.to_string() })).collect();
+        state.take(&mut json!({ "items": items }));
+        assert_eq!((state.has_much_to_confirm(), state.next_sync()), (true, Duration::ZERO));
+        let sync: Value = serde_json::from_str(&state.sync()).unwrap();
+        assert_eq!(sync["ack"].as_array().unwrap().len(), FRAME_IDS);
+        state.take(&mut json!({ "request": "1", "items": [], "more": false }));
+        assert_eq!(state.to_ack, [FRAME_IDS.to_string()]);
     }
 
     #[test]

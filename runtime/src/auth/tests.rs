@@ -315,7 +315,30 @@ async fn what_is_no_token_is_refused() {
         let refusal = verify(token).await.unwrap_err();
         assert!(matches!(refusal, TokenError::Malformed), "{token}: {refusal:?}");
     }
+    assert_eq!(verify(&"a".repeat(limits::TOKEN_BYTES)).await, Err(TokenError::Malformed));
     assert_eq!(verify(&"a".repeat(limits::TOKEN_BYTES + 1)).await, Err(TokenError::TooLong));
+}
+
+#[test]
+fn every_refusal_has_a_code_that_never_changes() {
+    let refusals = [
+        (TokenError::TooLong, "token_too_long", 401),
+        (TokenError::Malformed, "token_malformed", 401),
+        (TokenError::UnknownKey, "token_key_unknown", 401),
+        (TokenError::Algorithm, "token_algorithm", 401),
+        (TokenError::Signature, "token_signature", 401),
+        (TokenError::Expired, "token_expired", 401),
+        (TokenError::NotYetValid, "token_not_yet_valid", 401),
+        (TokenError::Issuer, "token_issuer", 401),
+        (TokenError::Audience, "token_audience", 401),
+        (TokenError::Times, "token_times", 401),
+        (TokenError::Subject, "token_subject", 401),
+        (TokenError::Tenant, "token_tenant", 401),
+        (TokenError::Unavailable, "token_keys_unavailable", 503),
+    ];
+    for (refusal, code, status) in refusals {
+        assert_eq!((refusal.code(), refusal.status()), (code, status));
+    }
 }
 
 #[tokio::test]

@@ -10,11 +10,13 @@ use super::{Disposition, Handler};
 /// Answers by what a message says, and counts what it was handed.
 #[derive(Default)]
 pub(super) struct ByBody {
+    pub(super) batches: AtomicUsize,
     pub(super) handled: AtomicUsize,
 }
 
 impl Handler for ByBody {
     async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+        self.batches.fetch_add(1, Ordering::SeqCst);
         self.handled.fetch_add(batch.len(), Ordering::SeqCst);
         let mut answers = Vec::new();
         for message in &batch {

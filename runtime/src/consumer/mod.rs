@@ -255,6 +255,7 @@ mod tests {
     use recado_domain::ports::Outgoing;
     use recado_memory::{ManualClock, MemoryQueue, SeededEntropy};
     use tokio::task::JoinHandle;
+    use tokio::time::Instant;
 
     use super::by_body::ByBody;
     use super::*;
@@ -314,6 +315,38 @@ mod tests {
         let attempts = RetrySchedule::default().max_attempts;
         assert_eq!(running.handler.handled.load(Ordering::SeqCst), attempts as usize);
         assert!(running.queue.dead()[0].attributes.values().any(|reason| reason.contains("gave up after 16 attempts: not now")));
+    }
+
+    /// Chance that always draws the longest wait.
+    struct Longest;
+
+    impl Entropy for Longest {
+        fn next_u64(&self) -> u64 {
+            u64::MAX
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_that_fails_is_repeated_ever_later_until_one_succeeds() {
+        let queue = Arc::new(MemoryQueue::new(ManualClock::default(), SeededEntropy::new(7)));
+        let fail = || queue.faults().fail_next("receive", Failure::transient("busy"));
+        (0..5).for_each(|_| fail());
+        queue.faults().after_next("receive", || {});
+        fail();
+        let config = ConsumerConfig { wait: Duration::ZERO, ..ConsumerConfig::named("test") };
+        let (handler, stop) = (Arc::new(ByBody::default()), CancellationToken::new());
+        tokio::spawn(consume(queue.clone(), handler.clone(), Arc::new(Longest), config, stop.clone()));
+        // Looked at every 5 ms, and each wait is a little below its ceiling.
+        let polled = async |times: usize, began: Instant| {
+            until(|| queue.faults().calls("receive") >= times).await;
+            began.elapsed().as_millis().div_ceil(100) * 100
+        };
+        let began = Instant::now();
+        assert_eq!(polled(6, began).await, 200 + 400 + 800 + 1_600 + 3_200);
+        let failed_again = Instant::now();
+        assert_eq!(polled(8, failed_again).await, 200, "one that succeeds ends the row, even if it finds nothing");
+        assert_eq!(handler.batches.load(Ordering::SeqCst), 0, "nothing is nothing to handle");
+        stop.cancel();
     }
 
     #[test]
