@@ -110,6 +110,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_read_up_to_its_limit_and_a_larger_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.json");
+        fs::write(&file, "12345").unwrap();
+        for limit in [5, 6] {
+            assert_eq!(read_file("--token-keys", &file, limit), Ok("12345".to_owned()));
+        }
+        let refused = read_file("--token-keys", &file, 4).unwrap_err().to_string();
+        assert!(refused.contains("keys.json: the file has 5 bytes, the limit is 4"), "{refused}");
+        let missing = read_file("--token-keys", &folder.path().join("none"), 5).unwrap_err().to_string();
+        assert!(missing.starts_with("--token-keys") && missing.contains("none: No such file"), "{missing}");
+    }
+
+    #[test]
     fn a_secret_is_shown_to_nobody() {
         assert_eq!(format!("{:?}", Secret("hush".to_owned())), "…");
     }

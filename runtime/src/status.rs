@@ -240,6 +240,58 @@ mod tests {
         assert!(probe(address).await.is_err());
     }
 
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_long_list_of_problems_reaches_who_probes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let long = "the queue does not answer; ".repeat(1_000);
+        let check: Check = Box::new(move || {
+            let long = long.clone();
+            Box::pin(async move { Err(long) })
+        });
+        let status = Arc::into_inner(status(vec![check], false)).unwrap();
+        assert!(format!("{status:?}").starts_with("Status { draining: false"));
+        tokio::spawn(serve(listener, status));
+        assert!(probe(address).await.unwrap_err().ends_with("answer; \"]}"), "the whole of it");
+    }
+
+    #[tokio::test]
+    async fn metrics_are_measured_when_they_are_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let measured = Arc::new(AtomicBool::new(false));
+        let seen = measured.clone();
+        let measure: Measure = Box::new(move || {
+            seen.store(true, Ordering::Release);
+            metrics::histogram!("test_seconds").record(0.002);
+            metrics::histogram!("test_size").record(3.0);
+            Box::pin(async {})
+        });
+        let status = Status { draining: Arc::default(), checks: Vec::new(), measures: vec![measure], metrics: recorder().unwrap() };
+        tokio::spawn(serve(listener, status));
+        let answer = get(address, "/metrics").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+        assert!(measured.load(Ordering::Acquire));
+        for line in [r#"test_seconds_bucket{le="0.0025"} 1"#, r#"test_size_bucket{le="5"} 1"#] {
+            assert!(answer.contains(line), "{line} is missing in {answer}");
+        }
+        let resident = answer.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).unwrap();
+        // A program of this size has some mebibytes, and not gibibytes.
+        assert!((1e6..1e9).contains(&resident.parse::<f64>().unwrap()), "{resident}");
+        assert!(open_files_limit().unwrap() >= 16);
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200 "));
+        assert!(get(address, "/nothing").await.starts_with("HTTP/1.1 404 "));
+    }
+
     #[test]
     fn numbers_are_found_in_what_proc_writes() {
         assert_eq!(proc_value("Name:\tx\nVmRSS:\t    1234 kB\n", "VmRSS:"), Some(1234));

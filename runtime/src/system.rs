@@ -23,3 +23,18 @@ impl Entropy for SystemEntropy {
         rand::random()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_passes_and_chance_differs() {
+        let released: Timestamp = "2026-11-24T00:00:00Z".parse().unwrap();
+        let now = SystemClock.now();
+        assert!(now > released && SystemClock.now() >= now, "{now}");
+        // Three draws of 64 bits that are equal do not happen.
+        let draws = [(); 3].map(|()| SystemEntropy.next_u64());
+        assert!(draws.iter().any(|draw| *draw != draws[0]), "{draws:?}");
+    }
+}

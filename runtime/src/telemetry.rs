@@ -91,6 +91,13 @@ mod tests {
     }
 
     #[test]
+    fn logging_is_set_up_once_by_a_filter_that_can_be_read() {
+        assert!(matches!(init(LogFormat::Json, "recado=loud"), Err(TelemetryError::Filter(_))));
+        init(LogFormat::Text, "error").unwrap();
+        assert!(matches!(init(LogFormat::Text, "error"), Err(TelemetryError::Twice(_))));
+    }
+
+    #[test]
     fn a_library_shows_nothing_below_info_whatever_is_asked_for() {
         for filter in ["trace", "debug,aws_smithy_runtime=trace,recado_dispatcher=trace", "hyper=trace,aws_smithy_runtime=trace,trace"] {
             let written = written(filter);

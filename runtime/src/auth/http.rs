@@ -128,6 +128,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_document_may_have_a_mebibyte_and_not_a_byte_more() {
+        assert_eq!(JWKS_BYTES, 1_048_576);
+        for (bytes, is_taken) in [(JWKS_BYTES, true), (JWKS_BYTES + 1, false)] {
+            let mut answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec();
+            answer.resize(answer.len() + bytes, b' ');
+            let url = serve_once(answer).await;
+            let fetched = HttpJwks::new(&url).unwrap().fetch().await.map(|document| document.len());
+            assert_eq!(fetched.as_ref().is_ok_and(|length| *length == bytes), is_taken, "{fetched:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_document_without_end_is_given_up() {
         let mut answer = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
         answer.resize(JWKS_BYTES + 1024, b' ');

@@ -164,11 +164,6 @@ impl VerifyingKey {
         Ok(Self { kid, algorithm: Algorithm::EdDsa, key: DecodingKey::from_ed_der(key) })
     }
 
-    /// Its name.
-    pub fn kid(&self) -> Option<&str> {
-        self.kid.as_deref()
-    }
-
     /// The only algorithm it verifies.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -53,6 +53,15 @@ mod tests {
         let keys = KeySet::new(vec![VerifyingKey::hs256(None, secret).unwrap()]).unwrap();
         let verified = TokenVerifier::new(TokenConfig::default(), keys, clock.clone()).verify(&token).await.unwrap();
         assert_eq!((verified.recipient.user, verified.recipient.tenant), (user.clone(), tenant.clone()));
+        let ends = async |ttl| {
+            let token = sign(secret, &user, &tenant, ttl, clock.now()).unwrap();
+            let keys = KeySet::new(vec![VerifyingKey::hs256(None, secret).unwrap()]).unwrap();
+            let config = TokenConfig { leeway: Duration::ZERO, ..TokenConfig::default() };
+            let verified = TokenVerifier::new(config, keys, clock.clone()).verify(&token).await.unwrap();
+            verified.expires_at.as_second() - clock.now().as_second()
+        };
+        assert_eq!(ends(Duration::from_secs(60)).await, 60);
+        assert_eq!(ends(Duration::from_millis(60_001)).await, 61, "rounded up to whole seconds");
         assert!(sign(&secret[1..], &user, &tenant, Duration::from_secs(60), clock.now()).is_err());
     }
 }

@@ -333,20 +333,36 @@ mod tests {
         (0..5).for_each(|_| fail());
         queue.faults().after_next("receive", || {});
         fail();
-        let config = ConsumerConfig { wait: Duration::ZERO, ..ConsumerConfig::named("test") };
+        let config = ConsumerConfig { wait: Duration::from_secs(1), ..ConsumerConfig::named("test") };
         let (handler, stop) = (Arc::new(ByBody::default()), CancellationToken::new());
         tokio::spawn(consume(queue.clone(), handler.clone(), Arc::new(Longest), config, stop.clone()));
-        // Looked at every 5 ms, and each wait is a little below its ceiling.
+        // Looked at every 5 ms, and timers count whole milliseconds: to 50 ms.
         let polled = async |times: usize, began: Instant| {
             until(|| queue.faults().calls("receive") >= times).await;
-            began.elapsed().as_millis().div_ceil(100) * 100
+            (began.elapsed().as_millis() + 25) / 50 * 50
         };
         let began = Instant::now();
         assert_eq!(polled(6, began).await, 200 + 400 + 800 + 1_600 + 3_200);
         let failed_again = Instant::now();
-        assert_eq!(polled(8, failed_again).await, 200, "one that succeeds ends the row, even if it finds nothing");
+        assert_eq!(polled(8, failed_again).await, 1_000 + 200, "one that succeeds ends the row, even if it finds nothing");
         assert_eq!(handler.batches.load(Ordering::SeqCst), 0, "nothing is nothing to handle");
         stop.cancel();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_poll_still_brings_after_the_stop_is_given_back_at_once() {
+        let clock = ManualClock::new(Timestamp::from_second(1_000_000).unwrap());
+        let queue = Arc::new(MemoryQueue::new(clock, SeededEntropy::new(7)));
+        let message = Outgoing { body: "done".to_owned(), attributes: Default::default(), delay: Duration::ZERO };
+        queue.send(&[message]).await.remove(0).unwrap();
+        let (handler, stop) = (Arc::new(ByBody::default()), CancellationToken::new());
+        let stopping = stop.clone();
+        queue.faults().after_next("receive", move || stopping.cancel());
+        let config = ConsumerConfig::named("test");
+        assert_eq!(consume(queue.clone(), handler.clone(), Arc::new(Longest), config, stop).await, Drained::Clean);
+        assert_eq!(handler.batches.load(Ordering::SeqCst), 0);
+        let again = queue.receive(1, Duration::ZERO, config.visibility).await.unwrap();
+        assert_eq!(again.iter().map(|message| message.receive_count).collect::<Vec<_>>(), [2], "long before its lease ends");
     }
 
     #[test]

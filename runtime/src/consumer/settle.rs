@@ -118,8 +118,33 @@ pub(super) fn log_failures(queue: &'static str, call: &'static str, answers: &[O
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use recado_domain::ports::AckToken;
 
     use super::*;
+
+    /// Answers for the first message alone.
+    struct Forgetful;
+
+    impl Handler for Forgetful {
+        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+            batch.iter().take(1).map(|_| Disposition::Done).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_whose_answers_are_too_few_is_given_back_whole() {
+        let message = |n: u32| {
+            let (token, message_id) = (AckToken(n.to_string()), n.to_string());
+            Received { token, message_id, body: String::new(), attributes: BTreeMap::new(), receive_count: 1 }
+        };
+        let of = async |count: u32| answers(&Arc::new(Forgetful), &(0..count).map(message).collect::<Vec<_>>()).await;
+        assert_eq!(of(1).await, [Disposition::Done]);
+        let answers = of(2).await;
+        assert_eq!(answers.len(), 2);
+        assert!(answers.iter().all(|answer| matches!(answer, Disposition::Retry { .. })), "{answers:?}");
+    }
 
     #[tokio::test]
     async fn a_queue_is_called_once_and_every_entry_is_answered() {
