@@ -91,7 +91,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         announce(&local.card, options.json)?;
         ready = true;
         let ended = local.wait(&stop);
-        eprintln!("── aws-local: stopping");
+        // Ctrl-C has ended a pipe that this is written into as well: no reason to leave anything behind.
+        writeln!(std::io::stderr(), "── aws-local: stopping").ok();
         ended
     });
     match outcome {
