@@ -267,6 +267,13 @@ mod tests {
     }
 
     #[test]
+    fn a_notification_id_is_described_by_its_alphabet() {
+        let schema = schemars::schema_for!(NotificationId);
+        assert_eq!(schema.get("title"), Some(&serde_json::json!("NotificationId")));
+        assert_eq!(schema.get("pattern"), Some(&serde_json::json!("^[0-9a-hjkmnp-tv-z]{26}$")));
+    }
+
+    #[test]
     fn a_notification_has_one_name() {
         let id = NotificationId::of("/publications", "01JD").to_string();
         for first in ["8", "g", "r", "o", "é"] {

@@ -203,6 +203,13 @@ mod tests {
     }
 
     #[test]
+    fn a_position_is_described_by_its_alphabet() {
+        let schema = schemars::schema_for!(Position);
+        assert_eq!(schema.get("title"), Some(&serde_json::json!("Position")));
+        assert_eq!(schema.get("pattern"), Some(&serde_json::json!("^[0-7][0-9A-HJKMNP-TV-Z]{25}$")));
+    }
+
+    #[test]
     fn a_text_above_the_highest_position_is_none() {
         assert_eq!("7ZZZZZZZZZZZZZZZZZZZZZZZZZ".parse(), Ok(Position(Ulid(u128::MAX))));
         for text in ["8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "80000000000000000000000000", "ZZZZZZZZZZZZZZZZZZZZZZZZZZ", "", "7"] {
