@@ -50,3 +50,15 @@ impl Default for DispatcherConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_takes_fifty_messages_at_once_and_works_on_eight_such_batches() {
+        let polling = polling();
+        assert_eq!((polling.name, polling.batch, polling.concurrency), ("inbox", 50, 8));
+        assert_eq!(DispatcherConfig::default().concurrency.get(), 64);
+    }
+}

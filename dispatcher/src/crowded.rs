@@ -48,3 +48,42 @@ impl Crowded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn id(n: usize) -> ConnectionId {
+        ConnectionId::new(format!("{n}=")).unwrap()
+    }
+
+    fn asked_to_wait(seconds: u64) -> Outcome<Posted> {
+        Err(Failure::Transient { retry_after: Some(Duration::from_secs(seconds)), reason: "429".to_owned() })
+    }
+
+    #[test]
+    fn a_connection_is_left_alone_for_as_long_as_it_asked_and_no_longer_than_the_grace_period() {
+        let (crowded, now) = (Crowded::default(), Timestamp::UNIX_EPOCH);
+        crowded.note(&id(1), &asked_to_wait(10), now);
+        crowded.note(&id(2), &asked_to_wait(3_600), now);
+        let left = |n, seconds| crowded.check(&id(n), now + Duration::from_secs(seconds));
+        assert!(matches!(left(1, 4), Err(Failure::Transient { retry_after: Some(left), .. }) if left == Duration::from_secs(6)));
+        assert_eq!((left(1, 10), left(2, 60)), (Ok(()), Ok(())));
+        assert!(left(2, 59).is_err());
+        crowded.note(&id(1), &Ok(Posted::Delivered), now);
+        assert_eq!(left(1, 0), Ok(()), "it took something since");
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten_once_there_is_much_to_remember() {
+        let (crowded, now) = (Crowded::default(), Timestamp::UNIX_EPOCH);
+        let remembered = || crowded.until.lock().unwrap().len();
+        crowded.note(&id(0), &asked_to_wait(30), now);
+        (1..REMEMBERED).for_each(|n| crowded.note(&id(n), &asked_to_wait(10), now));
+        assert_eq!(remembered(), REMEMBERED);
+        crowded.note(&id(REMEMBERED), &asked_to_wait(10), now + Duration::from_secs(10));
+        assert_eq!(remembered(), 2, "the one that still waits, and the new one");
+    }
+}

@@ -278,6 +278,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_message_whose_rest_could_not_be_sent_on_is_given_back() {
+        let f = Fixture::new();
+        f.inbox.faults().fail_entries("append", &[1], Failure::transient("throttled"));
+        f.queue.faults().fail_next("send", Failure::transient("queue busy"));
+        let answers = f.deliver(&[event("1", &["alice", "bob"]), event("2", &["carol"])]).await;
+        assert!(matches!(&answers[0], Disposition::Retry { reason, .. } if reason.contains("queue busy")), "{answers:?}");
+        assert_eq!(answers[1], Disposition::Done);
+    }
+
+    #[tokio::test]
     async fn only_messages_in_unposted_frames_depend_on_the_replay() {
         let f = Fixture::new();
         let row = f.live("alice", "a").await;
