@@ -262,7 +262,8 @@ pub trait Connections: Send + Sync + 'static {
     /// The rows of these users, one answer each in order; keys may repeat.
     fn of_users(&self, recipients: &[RecipientKey]) -> impl Future<Output = Vec<Outcome<Vec<Connection>>>> + Send;
 
-    /// Whose connection this is, with the row as it was registered (the reverse item).
+    /// Whose connection this is, with the row as it was registered (the reverse item). That never changes, so an adapter may
+    /// remember it, and then not see that another process has removed it.
     fn owner(&self, id: &ConnectionId) -> impl Future<Output = Outcome<Option<(RecipientKey, Connection)>>> + Send;
 
     /// Makes the row `live`. A missing row is written anew where `create` (a `sync` does, a replay does not).
