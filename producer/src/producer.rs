@@ -151,10 +151,8 @@ impl<'a> Batch<'a> {
         self.tries += 1;
         let mut asked = Duration::ZERO;
         let mut answers = answers.into_iter();
-        for (at, _) in std::mem::take(&mut self.open) {
-            // A bus that answers for fewer events than it got, or not in time.
-            let answer = answers.next().unwrap_or_else(|| Err(Failure::transient("the bus gave no answer in time")));
-            match answer {
+        for (at, before) in std::mem::take(&mut self.open) {
+            match answers.next().unwrap_or_else(|| Err(unanswered(before))) {
                 Ok(()) => self.answers[at] = Some(Ok(Receipt { notification_id: self.events[at].notification_id() })),
                 Err(Failure::Permanent { reason }) => self.answers[at] = Some(Err(PublishError::Refused { reason })),
                 Err(Failure::Transient { retry_after, reason }) => {
@@ -172,6 +170,12 @@ impl<'a> Batch<'a> {
         }
         self.answers.into_iter().map(|answer| answer.unwrap_or(Err(PublishError::Stopped))).collect()
     }
+}
+
+/// A bus that answers for fewer events than it got, or not in time. What it said `before` tells more: the last try is the one
+/// that the deadline cuts off.
+fn unanswered(before: String) -> Failure {
+    Failure::transient(if before.is_empty() { "the bus gave no answer in time".to_owned() } else { before })
 }
 
 #[cfg(test)]
@@ -251,5 +255,25 @@ mod tests {
         let answer = Producer::new(Silent).publish(&events(1)[0]).await;
         assert!(matches!(answer, Err(PublishError::Unavailable { tries: 1, .. })), "{answer:?}");
         assert!(Producer::new(Silent).publish_batch(&[]).await.is_empty());
+    }
+
+    /// Names what is wrong once, then hangs.
+    #[derive(Default)]
+    struct FallsSilent(std::sync::atomic::AtomicBool);
+
+    impl EventBus for FallsSilent {
+        async fn publish(&self, _: &[Event]) -> Vec<Outcome<()>> {
+            if self.0.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                std::future::pending().await
+            }
+            vec![Err(Failure::transient("the endpoint's name is unknown"))]
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_cut_off_by_the_deadline_does_not_hide_the_reason_of_the_one_before() {
+        let answer = Producer::new(FallsSilent::default()).publish(&events(1)[0]).await;
+        let reason = "the endpoint's name is unknown".to_owned();
+        assert_eq!(answer, Err(PublishError::Unavailable { tries: 2, reason }));
     }
 }
