@@ -39,8 +39,8 @@ mod aws {
     use recado_domain::ports::{Entropy, EventBus};
     use recado_memory::SeededEntropy;
     use recado_tests::harness::{
-        Deployment, Device, Emulator, Endpoints, Fault, Faulty, Kept, Mix, Moment, Presence, Tested, event, eventually, ids, local_aws,
-        seed,
+        Deployment, Device, Emulator, Endpoints, Fault, Faulty, Kept, Mix, Moment, Presence, Rejection, Tested, event, eventually, ids,
+        local_aws, seed,
     };
     use serde_json::{Value, json};
 
@@ -230,6 +230,29 @@ mod aws {
         Ok((repeated, connections))
     }
 
+    /// As the next one, where the platform polls and deletes: what a function reports of a batch decides what stays.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_notification_is_stored_once_and_shown_once_by_a_dispatcher_that_is_a_function() -> Tested {
+        let faulty = Faulty::deploy(&local_aws()?, Mix::HEAVY, &[("DispatcherMode", "lambda")]).await?;
+        let devices = devices(&faulty);
+        let bus = SnsBus::new(&faulty.stack.account.told_clients().await, faulty.stack.output("TopicArn")?);
+        let mut accepted = Accepted::default();
+        for some in events(&USERS, 120, &SeededEntropy::new(seed())).chunks(20) {
+            publish_all(&bus, some).await?;
+            some.iter().try_for_each(|event| accepted.add(event))?;
+        }
+        while_leases_end(&faulty, "everything is stored", async || accepted.are_stored(&faulty).await).await?;
+        everybody_is_shown(&faulty, devices, &accepted).await?;
+        all_settled(&faulty).await?;
+        assert!(accepted.are_stored(&faulty).await?);
+        let counts = faulty.proxy.counts();
+        for operation in ["BatchExecuteStatement", "BatchGetItem", "PostToConnection"] {
+            assert!(counts.faults_at(operation) >= 5, "too few at {operation}: {counts}");
+        }
+        assert_eq!(counts.calls("ReceiveMessage"), 0, "somebody else polled: {counts}");
+        Ok(())
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[expect(clippy::print_stderr, reason = "a test speaks on its output")]
     async fn every_notification_is_stored_once_and_shown_once_while_every_third_call_fails() -> Tested {
@@ -291,7 +314,7 @@ mod aws {
             publish_all(&bus, &some).await?;
             some.iter().try_for_each(|event| accepted.add(event))?;
             catch.caught().await.with_context(|| format!("{operation} {moment:?}"))?;
-            faulty.stack.kill_dispatcher().await?;
+            faulty.stack.kill_oldest().await?;
             drop(catch);
             faulty.stack.start_dispatcher()?;
             // What the dead one held comes back.
@@ -321,7 +344,7 @@ mod aws {
             some.iter().try_for_each(|event| accepted.add(event))?;
             // The leases of whatever is in work end: the other one takes it too.
             faulty.stack.account.advance(LEASE).await;
-            faulty.stack.kill_dispatcher().await?;
+            faulty.stack.kill_oldest().await?;
             faulty.stack.start_dispatcher()?;
         }
         while_leases_end(&faulty, "everything is stored", async || accepted.are_stored(&faulty).await).await?;
@@ -359,10 +382,127 @@ mod aws {
         Ok(())
     }
 
+    /// Where an email worker stands with a mail when it is killed.
+    const MAIL_STANDS: [(&str, Moment); 4] = [
+        ("SendRawEmail", Moment::Before),
+        ("SendRawEmail", Moment::After),
+        ("DeleteMessageBatch", Moment::Before),
+        ("DeleteMessageBatch", Moment::After),
+    ];
+
+    /// Ends the claims of mails that are not recorded as sent, as five minutes would (`MailSettings`).
+    async fn end_claims(faulty: &Faulty) -> Tested {
+        let (dynamodb, table) = (faulty.stack.account.clients().await.dynamodb, faulty.stack.output("TableName")?);
+        let open = dynamodb.scan().table_name(table).filter_expression("attribute_exists(held_until) AND attribute_not_exists(sent_at)");
+        for item in open.send().await?.items() {
+            let key = |name: &str| item.get(name).cloned().with_context(|| format!("an item without {name}"));
+            dynamodb.delete_item().table_name(table).key("pk", key("pk")?).key("sk", key("sk")?).send().await?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_email_worker_killed_at_any_step_loses_no_mail_and_repeats_none_but_the_one_it_had_handed_over() -> Tested {
+        let mut faulty = Faulty::deploy(&local_aws()?, Mix::CALM, &[("EmailWorkerMode", "external")]).await?;
+        let bus = SnsBus::new(&faulty.stack.account.told_clients().await, faulty.stack.output("TopicArn")?);
+        let mut wanted = BTreeSet::new();
+        for (round, (operation, moment)) in MAIL_STANDS.iter().enumerate() {
+            let mut mail = event(&["alice"], &format!("round {round}"));
+            mail["data"]["channels"] = json!(["email"]);
+            wanted.insert(("alice@example.com".to_owned(), format!("round {round}")));
+            let mut catch = faulty.proxy.catch(operation, *moment);
+            faulty.stack.start("recado-email-worker")?;
+            publish_all(&bus, &[mail]).await?;
+            catch.caught().await.with_context(|| format!("{operation} {moment:?}"))?;
+            faulty.stack.kill_oldest().await?;
+            drop(catch);
+            end_claims(&faulty).await?;
+            faulty.stack.start("recado-email-worker")?;
+            while_leases_end(&faulty, "the mail left", async || Ok(mails(&faulty).await?.0 == wanted)).await?;
+            while_leases_end(&faulty, "its queue is empty", async || Ok(faulty.stack.depth("EmailQueueUrl").await? == 0)).await?;
+            faulty.stack.kill_oldest().await?;
+        }
+        assert_eq!(faulty.stack.depth("EmailDeadLettersUrl").await?, 0);
+        let sent = mails(&faulty).await?.1;
+        assert_eq!(sent, wanted.len() + 1, "one was handed over by a worker that died before it was recorded");
+        Ok(())
+    }
+
     /// What was mailed, to whom and about what, and how many mails that were.
     async fn mails(faulty: &Faulty) -> anyhow::Result<(BTreeSet<(String, String)>, usize)> {
         let sent = faulty.stack.mails(0).await?;
         Ok((sent.iter().map(|mail| (mail.to.clone(), mail.subject.clone())).collect(), sent.len()))
+    }
+
+    /// What AWS does not take of mallory, however often it is asked: her inbox is full, and SES refuses her address.
+    const OF_MALLORY: [Rejection; 2] = [
+        Rejection { operation: "BatchExecuteStatement", about: "mallory", code: "ItemCollectionSizeLimitExceededException" },
+        Rejection { operation: "SendRawEmail", about: "mallory@example.com", code: "MessageRejected" },
+    ];
+
+    /// The titles of a queue's dead letters, whose every reason says this.
+    async fn dead_letters(faulty: &Faulty, queue: &str, reason: &str) -> anyhow::Result<BTreeMap<String, Event>> {
+        let listed = faulty.run(&["dead-letters", "list", "--limit", "100", "--queue", queue, "--json"]).await?;
+        ensure!(listed.code == Some(0), "{listed:?}");
+        let letter = |line: &str| {
+            let letter: Value = serde_json::from_str(line)?;
+            ensure!(letter["reason"].as_str().is_some_and(|said| said.contains(reason)), "{letter}");
+            let event = Event::parse(letter["body"].as_str().context("a letter without a body")?.as_bytes())?;
+            Ok((event.data().title.clone().unwrap_or_default(), event))
+        };
+        listed.out.lines().map(letter).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_aws_rejects_for_good_is_a_dead_letter_with_its_reason_stops_nobody_else_and_can_be_redriven() -> Tested {
+        let mut faulty = Faulty::deploy(&local_aws()?, Mix::MODERATE, &[]).await?;
+        faulty.proxy.reject(&OF_MALLORY);
+        faulty.stack.start_dispatcher()?;
+        let devices = ["alice", "bob"].map(|user| Device::start(&faulty, user, Presence::Stays, seed()));
+        let titles: BTreeSet<String> = (0..10).map(|number| format!("number {number}")).collect();
+        let mut published: Vec<Value> = titles.iter().map(|title| event(&["alice", "mallory", "bob"], title)).collect();
+        published.iter_mut().for_each(|event| event["data"]["channels"] = json!(["inbox", "email"]));
+        let mut accepted = Accepted::default();
+        published.iter().try_for_each(|event| accepted.add(event))?;
+        let hers = accepted.0.remove("mallory").context("mallory is sent something")?;
+        let bus = SnsBus::new(&faulty.stack.account.told_clients().await, faulty.stack.output("TopicArn")?);
+        publish_all(&bus, &published).await?;
+        while_leases_end(&faulty, "everybody else's is stored", async || accepted.are_stored(&faulty).await).await?;
+        let mailed = |users: &[&str]| -> BTreeSet<(String, String)> {
+            users.iter().flat_map(|user| titles.iter().map(move |title| (format!("{user}@example.com"), title.clone()))).collect()
+        };
+        while_leases_end(&faulty, "everybody else is mailed", async || Ok(mails(&faulty).await?.0 == mailed(&["alice", "bob"]))).await?;
+        for (queue, reason) in [("inbox", "one user's items are at the 10 GB"), ("email", "SES rejected the mail (MessageRejected)")] {
+            while_leases_end(&faulty, "what was rejected is given up", async || {
+                Ok(dead_letters(&faulty, queue, reason).await?.into_keys().collect::<BTreeSet<_>>() == titles)
+            })
+            .await?;
+        }
+        // What is left of an event in the inbox's names her alone; a mail's names all, and claims tell who has theirs.
+        for (title, event) in dead_letters(&faulty, "inbox", "").await? {
+            let left: Vec<&str> = event.data().recipients.iter().map(|recipient| recipient.id.as_str()).collect();
+            assert_eq!(left, ["mallory"], "{title}");
+        }
+        assert!(faulty.inbox("mallory").await?.is_empty());
+
+        faulty.proxy.reject(&[]);
+        for queue in ["inbox", "email"] {
+            let redriven = faulty.run(&["dead-letters", "redrive", "--all", "--queue", queue]).await?;
+            assert_eq!(redriven.code, Some(0), "{redriven:?}");
+        }
+        accepted.0.insert("mallory".to_owned(), hers);
+        while_leases_end(&faulty, "hers is stored", async || accepted.are_stored(&faulty).await).await?;
+        let all = mailed(&["alice", "mallory", "bob"]);
+        while_leases_end(&faulty, "she is mailed", async || Ok(mails(&faulty).await?.0 == all)).await?;
+        all_settled(&faulty).await?;
+        let (sent, lost) = (mails(&faulty).await?.1, faulty.proxy.counts().at("SendRawEmail", Fault::LostAnswer));
+        assert!((sent - all.len()) as u64 <= lost, "{sent} mails for {}, and {lost} answers were lost", all.len());
+        faulty.proxy.set(Mix::CALM);
+        for device in devices.into_iter().chain([Device::start(&faulty, "mallory", Presence::Stays, seed())]) {
+            let user = device.user.clone();
+            showed_all(&user, &device.catch_up(&faulty).await?, &accepted);
+        }
+        Ok(())
     }
 
     /// Longer than any call waits for an answer.

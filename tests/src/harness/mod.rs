@@ -42,7 +42,7 @@ pub use guarded::{Decision, Guarded, Permission};
 pub use logged::Logged;
 pub use process::{Ended, Folder, Recado, binary, built, command};
 #[cfg(feature = "aws")]
-pub use proxy::{Catch, Counts, Fault, FaultProxy, Mix, Moment};
+pub use proxy::{Catch, Counts, Fault, FaultProxy, Mix, Moment, Rejection};
 #[cfg(feature = "aws")]
 pub use stack::{Parameters, Stack, StackPorts};
 pub use wait::{DEADLINE, Tested, eventually};

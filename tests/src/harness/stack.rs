@@ -36,7 +36,7 @@ const PUBLISH_KEY: &str = "0123456789abcdef0123456789abcdef";
 /// A deployed stack. What was started for it ends with it.
 pub struct Stack {
     /// Dropped first: they work in the account. The oldest first.
-    dispatchers: Vec<Child>,
+    processes: Vec<Child>,
     /// Whose it is.
     pub account: Account,
     outputs: BTreeMap<String, String>,
@@ -81,7 +81,7 @@ impl Stack {
             issuer: Issuer::Secret(TOKEN_SECRET.to_owned()),
             habits: Habits::Trusting,
         };
-        Ok(Self { dispatchers: Vec::new(), account, outputs, file, endpoints })
+        Ok(Self { processes: Vec::new(), account, outputs, file, endpoints })
     }
 
     /// Deploys into the same stack again, with other parameters.
@@ -176,17 +176,25 @@ impl Stack {
     /// # Errors
     /// When it cannot be started.
     pub fn start_dispatcher(&mut self) -> Tested {
-        self.dispatchers.push(self.container("recado-dispatcher")?.spawn()?);
+        self.start("recado-dispatcher")
+    }
+
+    /// Starts a process that a container would run.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&mut self, name: &str) -> Tested {
+        self.processes.push(self.container(name)?.spawn()?);
         Ok(())
     }
 
-    /// Kills the dispatcher, of several the oldest, without a word (SIGKILL).
+    /// Kills what was started, of several the oldest, without a word (SIGKILL).
     ///
     /// # Errors
     /// When there is none.
-    pub async fn kill_dispatcher(&mut self) -> Tested {
-        ensure!(!self.dispatchers.is_empty(), "no dispatcher runs");
-        Ok(self.dispatchers.remove(0).kill().await?)
+    pub async fn kill_oldest(&mut self) -> Tested {
+        ensure!(!self.processes.is_empty(), "nothing runs");
+        Ok(self.processes.remove(0).kill().await?)
     }
 
     /// From now on its clients take failures as docs/protocol.md asks of a client.

@@ -12,6 +12,9 @@ use super::fault::pick;
 /// A load balancer's page: no code, no JSON, no XML of AWS.
 const BAD_GATEWAY: &str = "<html><head><title>502 Bad Gateway</title></head><body>502 Bad Gateway</body></html>";
 
+/// What a service says of what it rejects, beside the code that says more.
+pub(super) const REJECTED: &str = "The request is not acceptable";
+
 /// The service failed, which says nothing of whether it had done it.
 pub(super) fn server_error(operation: &Operation, entropy: &impl Entropy) -> Reply {
     match pick(&[500_u16, 502, 503], entropy) {
@@ -45,6 +48,11 @@ pub(super) fn throttle(operation: &Operation, entropy: &impl Entropy) -> Reply {
     };
     let message = if operation.service == Service::Ses { "Maximum sending rate exceeded." } else { "Rate exceeded" };
     error(operation.service, status, code, message)
+}
+
+/// The service will not do it, however often it is asked.
+pub(super) fn rejected(operation: &Operation, code: &str) -> Reply {
+    error(operation.service, 400, code, REJECTED)
 }
 
 /// A transaction says of each of its items why it was given up ("TransactionCanceledException", DynamoDB API Reference).

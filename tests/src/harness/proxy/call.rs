@@ -28,6 +28,12 @@ impl Call {
         OPERATIONS.iter().find(|operation| operation.name == name)
     }
 
+    /// Whether these words are in it. Of a form they are looked for as they were before they were encoded.
+    pub(super) fn says(&self, words: &str) -> bool {
+        let text = String::from_utf8_lossy(&self.body);
+        text.contains(words) || form_urlencoded::parse(&self.body).any(|(_, value)| value.contains(words))
+    }
+
     /// Whether the SDK tries a call for the last time of several: `amz-sdk-request: attempt=3; max=3`.
     pub(super) fn is_last_attempt(&self) -> bool {
         let Some(said) = self.headers.get("amz-sdk-request").and_then(|value| value.to_str().ok()) else { return false };

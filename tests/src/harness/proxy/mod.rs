@@ -2,8 +2,9 @@
 //! answers that come late, never, or not for every entry.
 //!
 //! It speaks HTTP/1.1 without TLS, as the local AWS does. What goes wrong is decided by a seed ([`Mix`] says how much); what it
-//! does not know passes untouched. A test may also [catch](FaultProxy::catch) one call at a chosen moment, or
-//! [refuse](FaultProxy::refuse) all of them. Must not know: who calls, and what for.
+//! does not know passes untouched. A test may also [catch](FaultProxy::catch) one call at a chosen moment,
+//! [refuse](FaultProxy::refuse) all of them, or have AWS [reject](FaultProxy::reject) what is about somebody for good. Must not
+//! know: who calls, and what for.
 
 mod answers;
 mod call;
@@ -57,7 +58,19 @@ struct Shared {
     http: reqwest::Client,
     chance: Chance,
     gates: Mutex<Vec<Gate>>,
+    rejections: Mutex<Vec<Rejection>>,
     refusing: Arc<AtomicBool>,
+}
+
+/// What AWS will not do however often it is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Rejection {
+    /// Asked for by this operation.
+    pub operation: &'static str,
+    /// In a request, or an entry of a batch, that says this.
+    pub about: &'static str,
+    /// Answered with this code.
+    pub code: &'static str,
 }
 
 /// When a call is caught.
@@ -106,7 +119,8 @@ impl FaultProxy {
         let refusing = Arc::new(AtomicBool::new(false));
         let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build()?;
         let (upstream, chance) = (upstream.trim_end_matches('/').to_owned(), Chance::new(seed, mix));
-        let shared = Arc::new(Shared { upstream, http, chance, gates: Mutex::default(), refusing: refusing.clone() });
+        let shared =
+            Arc::new(Shared { upstream, http, chance, gates: Mutex::default(), rejections: Mutex::default(), refusing: refusing.clone() });
         let app = Router::new().fallback(answer).with_state(shared.clone()).into_make_service_with_connect_info::<Reset>();
         let server = tokio::spawn(async move {
             // It never ends by itself.
@@ -130,6 +144,11 @@ impl FaultProxy {
         let ((arriving, arrived), (opening, open)) = (oneshot::channel(), oneshot::channel());
         self.shared.gates().push(Gate { operation, moment, arrived: arriving, open });
         Catch { arrived, _open: opening }
+    }
+
+    /// Has AWS reject these things alone from now on; nothing where there are none.
+    pub fn reject(&self, rejections: &[Rejection]) {
+        *self.shared.rejections.lock().unwrap_or_else(PoisonError::into_inner) = rejections.to_vec();
     }
 
     /// Resets every connection from now on, or lets them through again.
@@ -203,11 +222,31 @@ impl Shared {
             Some(body) => Some(self.forward(Call { body, ..call }).await?),
             None => None,
         };
-        Some(partial.answer(served, entropy))
+        Some(partial.answer(served))
+    }
+
+    /// What AWS answers: what it always does, or what it rejects.
+    async fn forward(&self, call: Call) -> Option<Reply> {
+        let Some((operation, rejection)) = self.rejection(&call) else { return self.ask(call).await };
+        let Some(partial) = Partial::about(operation.name, &call.body, rejection) else {
+            return Some(answers::rejected(operation, rejection.code));
+        };
+        let served = match partial.request() {
+            Some(body) => Some(self.ask(Call { body, ..call }).await?),
+            None => None,
+        };
+        Some(partial.answer(served))
+    }
+
+    fn rejection(&self, call: &Call) -> Option<(&'static Operation, Rejection)> {
+        let operation = call.operation()?;
+        let rejections = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        let rejects = |rejection: &&Rejection| rejection.operation == operation.name && call.says(rejection.about);
+        rejections.iter().find(rejects).map(|rejection| (operation, *rejection))
     }
 
     /// Asks the endpoint. Where it does not answer, neither does the proxy.
-    async fn forward(&self, call: Call) -> Option<Reply> {
+    async fn ask(&self, call: Call) -> Option<Reply> {
         let uri = call.uri.path_and_query().map_or("/", |path| path.as_str());
         let request = self.http.request(call.method, format!("{}{uri}", self.upstream));
         let answer = request.headers(end_to_end(call.headers)).body(call.body).send().await.ok()?;
@@ -324,6 +363,20 @@ mod tests {
             assert!(calling.await.unwrap().is_err(), "its connection is reset");
         }
         assert!(get_item(&proxy).send().await.unwrap().status().is_success());
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_rejected_never_reaches_the_endpoint_and_the_rest_does() {
+        let (proxy, count, serving) = before_counting(Mix::CALM).await;
+        proxy.reject(&[Rejection { operation: "GetItem", about: "mallory", code: "ValidationException" }]);
+        let answer = get_item(&proxy).body(r#"{"Key":"U#t#mallory"}"#).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        assert!(answer.text().await.unwrap().contains("#ValidationException"));
+        assert!(get_item(&proxy).body(r#"{"Key":"U#t#alice"}"#).send().await.unwrap().status().is_success());
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        proxy.reject(&[]);
+        assert!(get_item(&proxy).body(r#"{"Key":"U#t#mallory"}"#).send().await.unwrap().status().is_success());
         serving.abort();
     }
 

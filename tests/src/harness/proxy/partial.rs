@@ -10,9 +10,13 @@ use recado_domain::ports::Entropy;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
+use super::Rejection;
 use super::answers::reply;
 use super::call::Reply;
 use super::fault::pick;
+
+/// What an answer says of an entry that failed, beside its code.
+const SAID: &str = "This entry failed";
 
 /// Entries that are to fail.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub(super) struct Partial {
     fails: Vec<bool>,
     /// Whether they are done all the same.
     done: bool,
+    /// The code of each entry, if it fails.
+    codes: Vec<&'static str>,
     request: Request,
 }
 
@@ -49,7 +55,17 @@ impl Partial {
         fails[at] = true;
         // A key that was left unprocessed was read or not: it is the same.
         let done = entropy.fraction() < 0.5 && !matches!(request, Request::Keys { .. });
-        Some(Self { fails, done, request })
+        let codes = request.codes(done);
+        let codes = fails.iter().map(|_| pick(codes, entropy)).collect();
+        Some(Self { fails, done, codes, request })
+    }
+
+    /// The entries of a request that AWS rejects; none where it has no entries.
+    pub(super) fn about(operation: &str, body: &Bytes, rejection: Rejection) -> Option<Self> {
+        let request = Request::read(operation, body)?;
+        let count = request.count();
+        let fails: Vec<bool> = (0..count).map(|at| request.says(at, rejection.about)).collect();
+        (count > 0).then(|| Self { fails, done: false, codes: vec![rejection.code; count], request })
     }
 
     /// What the service is to see; nothing where no entry is left for it.
@@ -61,7 +77,7 @@ impl Partial {
     }
 
     /// What the caller sees, from what the service answered.
-    pub(super) fn answer(&self, served: Option<Reply>, entropy: &impl Entropy) -> Reply {
+    pub(super) fn answer(&self, served: Option<Reply>) -> Reply {
         let served = served.unwrap_or_else(|| self.request.nothing());
         if !served.is_success() {
             return served;
@@ -70,7 +86,7 @@ impl Partial {
         let body = match &self.request {
             Request::Form(_) => self.in_xml(text),
             Request::Entries(request) => self.in_entries(request, parsed(&text)).to_string(),
-            Request::Statements(_) => self.in_statements(parsed(&text), entropy).to_string(),
+            Request::Statements(_) => self.in_statements(parsed(&text)).to_string(),
             Request::Keys { request, table } => self.in_keys(request, table, parsed(&text)).to_string(),
         };
         served.with(body)
@@ -84,22 +100,20 @@ impl Partial {
         let ids: Vec<&Value> = self.failing(list(request, "Entries")).map(|entry| &entry["Id"]).collect();
         let mut failed: Vec<Value> = list(&answer, "Failed").to_vec();
         failed.retain(|entry| !ids.contains(&&entry["Id"]));
-        let said = "We encountered an internal error. Please try again.";
-        failed.extend(ids.iter().map(|id| json!({ "Id": id, "SenderFault": false, "Code": "InternalError", "Message": said })));
+        let codes = self.failing(&self.codes);
+        failed.extend(ids.iter().zip(codes).map(|(id, code)| json!({ "Id": id, "SenderFault": false, "Code": code, "Message": SAID })));
         let successful: Vec<Value> = list(&answer, "Successful").iter().filter(|entry| !ids.contains(&&entry["Id"])).cloned().collect();
         (answer["Successful"], answer["Failed"]) = (json!(successful), json!(failed));
         answer
     }
 
-    fn in_statements(&self, mut answer: Value, entropy: &impl Entropy) -> Value {
+    fn in_statements(&self, mut answer: Value) -> Value {
         let served = list(&answer, "Responses").to_vec();
         let mut served = served.into_iter();
-        let codes: &[&str] =
-            if self.done { &["InternalServerError"] } else { &["ThrottlingError", "ProvisionedThroughputExceeded", "InternalServerError"] };
-        let responses = self.fails.iter().map(|fails| {
+        let responses = self.fails.iter().zip(&self.codes).map(|(fails, code)| {
             let response = if *fails && !self.done { None } else { served.next() };
             match fails {
-                true => json!({ "Error": { "Code": pick(codes, entropy), "Message": "Rate exceeded, or an internal error" } }),
+                true => json!({ "Error": { "Code": code, "Message": SAID } }),
                 false => response.unwrap_or_else(|| json!({})),
             }
         });
@@ -122,8 +136,8 @@ impl Partial {
         for id in &ids {
             answer = without_member(answer, id);
         }
-        let failed = ids.iter().map(|id| {
-            format!("<member><Id>{id}</Id><Code>InternalError</Code><Message>An internal error</Message><SenderFault>false</SenderFault></member>")
+        let failed = ids.iter().zip(self.failing(&self.codes)).map(|(id, code)| {
+            format!("<member><Id>{id}</Id><Code>{code}</Code><Message>{SAID}</Message><SenderFault>false</SenderFault></member>")
         });
         let failed: String = failed.collect();
         match answer.contains("</Failed>") {
@@ -155,6 +169,28 @@ impl Request {
             Self::Statements(request) => list(request, "Statements").len(),
             Self::Keys { request, table } => list(&request["RequestItems"][table], "Keys").len(),
             Self::Form(fields) => ids(fields).len(),
+        }
+    }
+
+    /// What its entries may be answered that fail for now; what is `done` was not throttled.
+    fn codes(&self, done: bool) -> &'static [&'static str] {
+        match self {
+            Self::Statements(_) if done => &["InternalServerError"],
+            Self::Statements(_) => &["ThrottlingError", "ProvisionedThroughputExceeded", "InternalServerError"],
+            Self::Entries(_) | Self::Keys { .. } | Self::Form(_) => &["InternalError"],
+        }
+    }
+
+    /// Whether an entry has these words.
+    fn says(&self, at: usize, words: &str) -> bool {
+        let in_list = |of: &Value, name: &str| list(of, name).get(at).is_some_and(|entry| entry.to_string().contains(words));
+        match self {
+            Self::Entries(request) => in_list(request, "Entries"),
+            Self::Statements(request) => in_list(request, "Statements"),
+            Self::Keys { request, table } => in_list(&request["RequestItems"][table], "Keys"),
+            Self::Form(fields) => {
+                fields.iter().any(|(name, value)| member(name).is_some_and(|(number, _)| number == at + 1) && value.contains(words))
+            }
         }
     }
 
@@ -242,14 +278,13 @@ fn without_member(answer: String, id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use recado_memory::SeededEntropy;
-
     use super::*;
 
     fn partial(operation: &str, body: &str, fails: &[bool], done: bool) -> Partial {
         let request = Request::read(operation, &Bytes::copy_from_slice(body.as_bytes())).unwrap();
         assert_eq!(request.count(), fails.len());
-        Partial { fails: fails.to_vec(), done, request }
+        let codes = vec![request.codes(done)[0]; fails.len()];
+        Partial { fails: fails.to_vec(), done, codes, request }
     }
 
     fn ok(body: &str) -> Option<Reply> {
@@ -263,31 +298,29 @@ mod tests {
     #[test]
     fn an_entry_of_sqs_is_taken_out_or_denied() {
         let request = r#"{"QueueUrl":"q","Entries":[{"Id":"0"},{"Id":"1"}]}"#;
-        let entropy = SeededEntropy::new(1);
         let out = partial("SendMessageBatch", request, &[true, false], false);
         assert_eq!(parsed(&text(&out.request().unwrap())), json!({"QueueUrl": "q", "Entries": [{"Id": "1"}]}));
-        let answer = parsed(&text(&out.answer(ok(r#"{"Successful":[{"Id":"1"}]}"#), &entropy).body));
+        let answer = parsed(&text(&out.answer(ok(r#"{"Successful":[{"Id":"1"}]}"#)).body));
         assert_eq!((&answer["Successful"], &answer["Failed"][0]["Id"]), (&json!([{"Id": "1"}]), &json!("0")));
         let denied = partial("SendMessageBatch", request, &[true, false], true);
         assert_eq!(parsed(&text(&denied.request().unwrap())), parsed(request));
-        let answer = parsed(&text(&denied.answer(ok(r#"{"Successful":[{"Id":"0"},{"Id":"1"}]}"#), &entropy).body));
+        let answer = parsed(&text(&denied.answer(ok(r#"{"Successful":[{"Id":"0"},{"Id":"1"}]}"#)).body));
         assert_eq!((&answer["Successful"], &answer["Failed"][0]["Id"]), (&json!([{"Id": "1"}]), &json!("0")));
         let all = partial("SendMessageBatch", request, &[true, true], false);
         assert!(all.request().is_none());
-        assert_eq!(list(&parsed(&text(&all.answer(None, &entropy).body)), "Failed").len(), 2);
+        assert_eq!(list(&parsed(&text(&all.answer(None).body)), "Failed").len(), 2);
     }
 
     #[test]
     fn a_statement_fails_in_its_place() {
         let request = r#"{"Statements":[{"Statement":"a"},{"Statement":"b"},{"Statement":"c"}]}"#;
-        let entropy = SeededEntropy::new(1);
         for (done, served) in [
             (false, r#"{"Responses":[{"TableName":"a"},{"TableName":"c"}]}"#),
             (true, r#"{"Responses":[{"TableName":"a"},{},{"TableName":"c"}]}"#),
         ] {
             let partial = partial("BatchExecuteStatement", request, &[false, true, false], done);
             assert_eq!(list(&parsed(&text(&partial.request().unwrap())), "Statements").len(), if done { 3 } else { 2 });
-            let answer = parsed(&text(&partial.answer(ok(served), &entropy).body));
+            let answer = parsed(&text(&partial.answer(ok(served)).body));
             let responses = list(&answer, "Responses");
             assert_eq!((&responses[0]["TableName"], &responses[2]["TableName"]), (&json!("a"), &json!("c")));
             assert!(responses[1]["Error"]["Code"].is_string() && (!done || responses[1]["Error"]["Code"] == "InternalServerError"));
@@ -299,7 +332,7 @@ mod tests {
         let request = r#"{"RequestItems":{"t":{"ConsistentRead":true,"Keys":[{"pk":{"S":"1"}},{"pk":{"S":"2"}}]}}}"#;
         let partial = partial("BatchGetItem", request, &[true, false], false);
         assert!(!text(&partial.request().unwrap()).contains(r#""1""#));
-        let answer = parsed(&text(&partial.answer(ok(r#"{"Responses":{"t":[]},"UnprocessedKeys":{}}"#), &SeededEntropy::new(1)).body));
+        let answer = parsed(&text(&partial.answer(ok(r#"{"Responses":{"t":[]},"UnprocessedKeys":{}}"#)).body));
         assert_eq!(answer["UnprocessedKeys"], json!({"t": {"ConsistentRead": true, "Keys": [{"pk": {"S": "1"}}]}}));
     }
 
@@ -316,16 +349,35 @@ mod tests {
         for (partial, served) in
             [(out, taken(&["0", "2"])), (partial("PublishBatch", &request, &[false, true, false], true), taken(&["0", "1", "2"]))]
         {
-            let answer =
-                text(&partial.answer(ok(&format!("<Successful>{served}</Successful><Failed></Failed>")), &SeededEntropy::new(1)).body);
+            let answer = text(&partial.answer(ok(&format!("<Successful>{served}</Successful><Failed></Failed>"))).body);
             assert!(answer.starts_with(&format!("<Successful>{}</Successful><Failed><member><Id>1</Id>", taken(&["0", "2"]))), "{answer}");
         }
+    }
+
+    #[test]
+    fn what_is_about_somebody_is_rejected_wherever_it_is() {
+        let rejection = Rejection { operation: "", about: "mallory", code: "ItemCollectionSizeLimitExceeded" };
+        let table = [
+            ("BatchExecuteStatement", r#"{"Statements":[{"Parameters":[{"S":"U#t#alice"}]},{"Parameters":[{"S":"U#t#mallory"}]}]}"#),
+            ("SendMessageBatch", r#"{"Entries":[{"Id":"0","MessageBody":"alice"},{"Id":"1","MessageBody":"mallory"}]}"#),
+            ("BatchGetItem", r#"{"RequestItems":{"t":{"Keys":[{"pk":{"S":"U#t#alice"}},{"pk":{"S":"U#t#mallory"}}]}}}"#),
+            ("PublishBatch", "PublishBatchRequestEntries.member.1.Message=alice&PublishBatchRequestEntries.member.2.Message=mallory"),
+        ];
+        for (operation, body) in table {
+            let partial = Partial::about(operation, &Bytes::from_static(body.as_bytes()), rejection).unwrap();
+            assert_eq!((partial.fails, partial.done), (vec![false, true], false), "{operation}");
+        }
+        let (operation, body) = table[0];
+        let partial = Partial::about(operation, &Bytes::from_static(body.as_bytes()), rejection).unwrap();
+        let answer = parsed(&text(&partial.answer(ok(r#"{"Responses":[{"TableName":"alice's"}]}"#)).body));
+        assert_eq!(answer["Responses"][0]["TableName"], "alice's");
+        assert_eq!(answer["Responses"][1]["Error"]["Code"], rejection.code);
     }
 
     #[test]
     fn what_the_service_refused_stays_refused() {
         let partial = partial("SendMessageBatch", r#"{"Entries":[{"Id":"0"},{"Id":"1"}]}"#, &[true, false], false);
         let refused = reply(400, "any", "no".to_owned());
-        assert_eq!(text(&partial.answer(Some(refused), &SeededEntropy::new(1)).body), "no");
+        assert_eq!(text(&partial.answer(Some(refused)).body), "no");
     }
 }
