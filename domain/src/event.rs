@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use serde_path_to_error::{Path, Segment};
 
 use crate::ids::{NotificationId, RecipientKey, TenantId, UserId, check_text};
 use crate::limits;
@@ -299,10 +300,53 @@ fn check_size(bytes: usize) -> Result<(), InvalidEvent> {
     Err(InvalidEvent::one("event", problem))
 }
 
+/// The fields of an event that an error may name. What stands in `payload`, or under any other name, is the publisher's own, its
+/// names included: they may be personal.
+const FIELDS: [&str; 20] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "time",
+    "datacontenttype",
+    "traceparent",
+    "data",
+    "tenant",
+    "recipients",
+    "channels",
+    "category",
+    "title",
+    "body",
+    "url",
+    "payload",
+    "expires_at",
+    "email",
+    "locale",
+    "name",
+];
+
+/// Where an error is, as far as Recado knows the names on the way.
+fn place(path: &Path) -> String {
+    let mut field = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => field.push_str(&format!("[{index}]")),
+            Segment::Map { key } if FIELDS.contains(&key.as_str()) => {
+                let dot = if field.is_empty() { "" } else { "." };
+                field.push_str(&format!("{dot}{key}"));
+            }
+            Segment::Map { .. } | Segment::Enum { .. } | Segment::Unknown => break,
+        }
+        if field == "data.payload" {
+            break;
+        }
+    }
+    if field.is_empty() { "event".to_owned() } else { field }
+}
+
 /// What serde says, without the value it saw.
 fn shape(error: &serde_path_to_error::Error<serde_json::Error>) -> InvalidEvent {
-    let path = error.path().to_string();
-    let field = if path == "." { "event".to_owned() } else { path };
+    let field = place(error.path());
     let inner = error.inner();
     let problem = if inner.is_syntax() || inner.is_eof() {
         format!("is not JSON (line {}, column {})", inner.line(), inner.column())
@@ -696,6 +740,36 @@ mod tests {
                 assert_eq!(told, None, "{pointer}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn an_error_never_repeats_a_name_that_is_not_recados() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for (text, place) in [
+            (r#"{"data":{"payload":{"s3cret":NaN}}}"#.to_owned(), "data.payload is not JSON"),
+            (format!(r#"{{"data":{{"payload":{{"s3cret":{{"id":{deep}}}}}}}}}"#), "data.payload "),
+            (r#"{"data":{"payload":{"s3cret":{"title":"#.to_owned(), "data.payload is not JSON"),
+            (r#"{"data":{"s3cret":{"title":NaN}}}"#.to_owned(), "data is not JSON"),
+            (r#"{"s3cret":NaN}"#.to_owned(), "event is not JSON"),
+            (r#"{"s3cret":{"s3cret":"#.to_owned(), "event is not JSON"),
+            (r#"{"data":{"recipients":[{"id":"alice"},{"s3cret":NaN}]}}"#.to_owned(), "data.recipients[1] is not JSON"),
+            (r#"{"data":{"recipients":[{"id":"alice"},{"email":7}]}}"#.to_owned(), "data.recipients[1].email invalid type"),
+        ] {
+            let error = Event::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(&format!(": {place}")) && !error.contains("s3cret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_field_of_an_event_has_a_name_that_errors_may_say() {
+        fn names(of: &Value, found: &mut HashSet<String>) {
+            let fields = of["properties"].as_object();
+            found.extend(fields.into_iter().flatten().map(|(name, _)| name.clone()));
+            of.as_object().into_iter().flatten().for_each(|(_, inner)| names(inner, found));
+        }
+        let mut found = HashSet::new();
+        names(&schemars::schema_for!(Document).to_value(), &mut found);
+        assert_eq!(found, FIELDS.into_iter().map(ToOwned::to_owned).collect());
     }
 
     #[test]
