@@ -71,6 +71,9 @@ pub const RESTAMP_AFTER: Duration = Duration::from_secs(30);
 pub const CLOCK_SKEW: Duration = Duration::from_secs(15);
 /// An acknowledged entry older than this is neither stamped again nor pushed (R6).
 pub const ACKNOWLEDGED_IS_OLD: Duration = Duration::from_secs(24 * 3600);
+/// How far behind its query the cursor of a whole answer may stand (R5). By far more than anything is in flight, and by far
+/// less than [`RETENTION`], after which a cursor is a gap.
+pub const CURSOR_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How long an entry stays, unless the event says less: readers find it, and a redrive never shows it twice.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The age at which a connection ends ("Amazon API Gateway quotas", connection duration for WebSocket API).
@@ -106,6 +109,7 @@ mod tests {
         let hours = |hours: f64| Duration::from_secs_f64(hours * 3_600.0);
         let times = [
             (ACKNOWLEDGED_IS_OLD, hours(24.0)),
+            (CURSOR_AGE, hours(24.0)),
             (RETENTION, hours(30.0 * 24.0)),
             (CONNECTION_AGE, hours(2.0)),
             (CONNECTION_ROW_AGE, hours(2.0) + Duration::from_secs(600)),

@@ -161,10 +161,13 @@ fn next_of(page: &Page) -> Option<Position> {
 
 /// How far a client may move its cursor (R5): the lower of the highest position read and the moment the first query
 /// began, and never back. What was appended after that moment may have overtaken an entry still in flight.
+///
+/// An answer that was read to its end leaves no cursor older than [`limits::CURSOR_AGE`] before it began (ADR 7): nothing
+/// is in flight that long, and a cursor that stood still with a quiet inbox would end as a gap.
 fn cursor(since: Option<Position>, highest: Option<Position>, began: Timestamp) -> Position {
     let moment = Position::floor(began);
     let reached = highest.map_or(since.unwrap_or(moment), |highest| highest.min(moment));
-    since.map_or(reached, |since| reached.max(since))
+    reached.max(since.unwrap_or(Position::MIN)).max(moment.back(limits::CURSOR_AGE))
 }
 
 /// The frames of one answer, cut as entries come in. The last frame is held back, since only the end of the query
@@ -225,6 +228,17 @@ mod tests {
         assert_eq!(cursor(Some(since), Some(Position::new(at(60), 7)), at(100)), since);
         let ahead = Position::new(at(110), 7);
         assert_eq!(cursor(Some(ahead), Some(Position::new(at(120), 7)), at(100)), ahead);
+    }
+
+    #[test]
+    fn a_cursor_does_not_grow_old_with_a_quiet_inbox() {
+        let now = at(100 * 24 * 3600);
+        let day = Position::floor(now - Duration::from_secs(24 * 3600));
+        let old = Position::new(now - Duration::from_secs(29 * 24 * 3600), 7);
+        assert_eq!(cursor(Some(old), None, now), day);
+        assert_eq!(cursor(Some(old), Some(old.next()), now), day);
+        assert_eq!(cursor(None, Some(old), now), day, "of an entry that outlives retention");
+        assert_eq!(cursor(Some(old), Some(day.next()), now), day.next());
     }
 
     #[test]
