@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -12,6 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use recado_domain::connection::{Protocol, SUBPROTOCOL};
@@ -24,6 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connection::{self, Handle};
+use super::meter::Meter;
 use super::{Accepted, OpenSockets, Opening, Refusal, Routes};
 
 /// `GET /ws`, leading to `routes`.
@@ -46,11 +47,14 @@ type Pairs = Query<Vec<(String, String)>>;
 
 async fn open<R: Routes>(
     State(gate): State<Gate<R>>,
+    meter: Option<Extension<Meter>>,
     headers: HeaderMap,
     query: Result<Pairs, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
-    match admit(gate, &headers, query, upgrade).await {
+    // There is one on every connection that came in through a door.
+    let meter = meter.map_or_else(Meter::new, |Extension(meter)| meter);
+    match admit(gate, meter, &headers, query, upgrade).await {
         Ok(response) => response,
         Err(refusal) => {
             metrics::counter!("recado_sockets_refused_total", "status" => refusal.status.as_u16().to_string()).increment(1);
@@ -62,6 +66,7 @@ async fn open<R: Routes>(
 
 async fn admit<R: Routes>(
     gate: Gate<R>,
+    meter: Meter,
     headers: &HeaderMap,
     query: Result<Pairs, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -96,7 +101,7 @@ async fn admit<R: Routes>(
         .max_frame_size(limits::CLIENT_FRAME_BYTES)
         .max_message_size(limits::CLIENT_MESSAGE_BYTES);
     // If the upgrade fails this closure is dropped, and with it the admission: `on_disconnect` runs.
-    Ok(buffers.on_upgrade(move |socket| admission.enter(socket, accepted)))
+    Ok(buffers.on_upgrade(move |socket| admission.enter(socket, meter, accepted)))
 }
 
 /// Asks `on_connect` in a task of its own: a client that gives up meanwhile must not stop it half way, with a row
@@ -131,7 +136,7 @@ struct Admission<R: Routes> {
 }
 
 impl<R: Routes> Admission<R> {
-    async fn enter(mut self, socket: axum::extract::ws::WebSocket, accepted: Accepted) {
+    async fn enter(mut self, socket: axum::extract::ws::WebSocket, meter: Meter, accepted: Accepted) {
         let Some(seat) = self.seat.take() else { return };
         let tracked = self.gate.sockets.shared.tasks.token();
         let (handle, outgoing) = Handle::new(&self.gate.sockets.shared.options);
@@ -143,7 +148,7 @@ impl<R: Routes> Admission<R> {
         }
         tracing::debug!(connection = %self.id, "socket opened");
         let registered = Registered { sockets: sockets.clone(), id: self.id.clone() };
-        connection::run(socket, &self.id, handle, outgoing, accepted, &*self.gate.routes, &sockets.shared.options, registered).await;
+        connection::run(socket, meter, &self.id, handle, outgoing, accepted, &*self.gate.routes, &sockets.shared.options, registered).await;
         disconnect(&*self.gate.routes, &self.id, seat, tracked).await;
     }
 }

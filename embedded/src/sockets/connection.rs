@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Registered;
+use super::meter::Meter;
 use super::rate::Bucket;
 use super::{Accepted, Routes, SocketOptions};
 
@@ -184,6 +185,7 @@ fn has_no_room() -> Failure {
 #[expect(clippy::too_many_arguments, reason = "the parts of one connection, put together in one place")]
 pub(super) async fn run<R: Routes>(
     socket: WebSocket,
+    meter: Meter,
     id: &ConnectionId,
     handle: Arc<Handle>,
     outgoing: mpsc::Receiver<Outgoing>,
@@ -194,7 +196,7 @@ pub(super) async fn run<R: Routes>(
 ) {
     let (sink, stream) = socket.split();
     let clock = Heard::new();
-    let mut reader = Reader { stream, handle: &handle, heard: &clock, id, routes };
+    let mut reader = Reader { stream, meter, handle: &handle, heard: &clock, id, routes };
     let mut writer = Writer { sink, outgoing, handle: &handle, heard: &clock, times: Timetable::new(accepted, options) };
     let write = async {
         writer.run().await;
@@ -233,6 +235,7 @@ impl Heard {
 
 struct Reader<'a, R> {
     stream: SplitStream<WebSocket>,
+    meter: Meter,
     handle: &'a Handle,
     heard: &'a Heard,
     id: &'a ConnectionId,
@@ -244,6 +247,7 @@ impl<R: Routes> Reader<'_, R> {
     async fn run(&mut self, options: &SocketOptions) {
         let mut allowance = Bucket::new(options.client_frames_per_second, options.client_frames_burst, Instant::now());
         loop {
+            self.meter.begin();
             let next = tokio::select! {
                 biased;
                 () = self.handle.ended.cancelled() => return,
@@ -252,6 +256,7 @@ impl<R: Routes> Reader<'_, R> {
             self.heard.now();
             let message = match next {
                 Some(Ok(message)) => message,
+                Some(Err(_)) if self.meter.is_exceeded() => return self.handle.end(Ending::Reason(CloseReason::RateLimited)),
                 Some(Err(error)) => return self.handle.end(ending_of(error)),
                 None => return self.handle.end(Ending::Lost),
             };
@@ -464,6 +469,31 @@ mod tests {
 
     fn timetable(options: &SocketOptions, token: Duration) -> Timetable {
         Timetable::new(Accepted { token_expires_at: SystemClock.now() + token }, options)
+    }
+
+    /// How many of so many posts of this size wait in the buffer of a socket that writes nothing.
+    fn buffered(options: &SocketOptions, posts: usize, bytes: usize) -> usize {
+        let (handle, outgoing) = Handle::new(options);
+        let frame = "x".repeat(bytes);
+        // Unconstrained: a test of many polls in one turn is no task that should yield.
+        let mut waiting: Vec<_> = (0..posts).map(|_| Box::pin(tokio::task::unconstrained(handle.write(&frame)))).collect();
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.iter_mut().all(|post| post.as_mut().poll(&mut context).is_pending()));
+        outgoing.len()
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_writes_nothing_holds_no_more_than_its_buffer() {
+        let options = SocketOptions { buffer_bytes: 100_000, ..SocketOptions::default() };
+        assert_eq!(buffered(&options, 200, 30_000), 3);
+        assert_eq!(buffered(&options, 200, 100_000), 1);
+        assert_eq!(buffered(&options, 200, 10), BUFFER_FRAMES);
+        let default = SocketOptions::default();
+        assert_eq!(
+            buffered(&default, 200, recado_domain::limits::FRAME_BYTES),
+            default.buffer_bytes as usize / recado_domain::limits::FRAME_BYTES
+        );
+        assert!(default.buffer_bytes <= 256 * 1024 && BUFFER_FRAMES <= 64);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
+use super::meter::Meter;
+
 /// A TCP listener with a bounded number of connections: one more waits in the system's queue.
 #[derive(Debug)]
 pub struct Door {
@@ -34,7 +36,7 @@ impl Door {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection keeps nagle's algorithm");
         }
-        Guest { stream: Some(stream), place, stuck: None }
+        Guest { stream: Some(stream), place, stuck: None, meter: Meter::new() }
     }
 }
 
@@ -49,6 +51,8 @@ pub(super) struct Guest {
     place: Option<OwnedSemaphorePermit>,
     /// When a peer that takes nothing of what is written is given up; `None` while it takes it.
     stuck: Option<Pin<Box<Sleep>>>,
+    /// How much it may send.
+    pub(super) meter: Meter,
 }
 
 /// How long a peer may take nothing of an answer. Longer than what sockets allow for a frame, which says why.
@@ -95,10 +99,12 @@ fn gone() -> io::Error {
 
 impl AsyncRead for Guest {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Some(stream) => Pin::new(stream).poll_read(cx, buffer),
-            None => Poll::Ready(Err(gone())),
-        }
+        let before = buffer.filled().len();
+        let read = match &mut self.stream {
+            Some(stream) => std::task::ready!(Pin::new(stream).poll_read(cx, buffer)),
+            None => Err(gone()),
+        };
+        Poll::Ready(read.and_then(|()| self.meter.read(buffer.filled().len() - before)))
     }
 }
 

@@ -11,6 +11,7 @@
 mod accept;
 mod connection;
 mod door;
+mod meter;
 mod rate;
 mod serve;
 #[cfg(test)]

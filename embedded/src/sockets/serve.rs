@@ -7,7 +7,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +40,13 @@ pub async fn serve(mut door: Door, app: Router, closing: CancellationToken) {
 async fn attend(guest: Guest, app: Router, closing: CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES);
-    let connection = http.serve_connection(TokioIo::new(guest), TowerToHyperService::new(app)).with_upgrades();
+    let (meter, app) = (guest.meter.clone(), TowerToHyperService::new(app));
+    // A socket finds the meter of its connection in its request.
+    let metered = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(meter.clone());
+        app.call(request)
+    });
+    let connection = http.serve_connection(TokioIo::new(guest), metered).with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         biased;

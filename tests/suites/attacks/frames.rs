@@ -44,6 +44,29 @@ async fn a_flood_of_frames_of_any_kind_ends_its_socket_alone() -> Tested {
 }
 
 #[tokio::test]
+async fn fragments_that_never_end_a_message_end_their_socket_alone() -> Tested {
+    // RFC 6455, 5.2: no final fragment.
+    const TEXT: u8 = 0x01;
+    const CONTINUATION: u8 = 0x00;
+    let victim = Victim::up(&[]).await?;
+    for (what, payload) in [("of nothing", &b""[..]), ("of a byte", b" ")] {
+        let mut mallory = socket(&victim).await?;
+        mallory.send(TEXT, payload).await;
+        // Heads and masks of 6 bytes: some 240 KB, of which a message could have 128 KiB.
+        for _ in 0..40_000 {
+            mallory.send(CONTINUATION, payload).await;
+        }
+        let code = mallory.closed().await?;
+        ensure!(matches!(code, Some(4029) | None), "fragments {what}: {code:?}");
+    }
+    serves_alice(&victim).await?;
+    let counted = victim.http.get(format!("{}/metrics", victim.url)).send().await?.text().await?;
+    let limited = counted.lines().find_map(|line| line.strip_prefix("recado_sockets_closed_total{reason=\"rate limited\"} "));
+    ensure!(limited == Some("2"), "two sockets were to be closed: {limited:?}");
+    victim.has_kept_quiet().await
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_protocol_end_their_socket_alone() -> Tested {
     let victim = Victim::up(&[]).await?;
     let mut unmasked = head(FINAL_TEXT, 0, 2);
