@@ -12,7 +12,7 @@ use recado_domain::opening::is_origin;
 use recado_runtime::auth::{TokenConfig, TokenSettings};
 pub use recado_runtime::settings::{Contradiction, Secret};
 use recado_runtime::settings::{Spelling, duration};
-use url::Url;
+use url::{Host, Url};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -170,11 +170,8 @@ impl Settings {
     }
 
     fn check_reach(&self) -> Result<(), Contradiction> {
-        if self.listen.ip().is_loopback() {
-            return Ok(());
-        }
-        let beyond = |missing: &str| format!("--listen {} is reached from other machines, and {missing}", self.listen);
-        let or = "or listen on 127.0.0.1";
+        let Some((reached, or)) = self.reached_by_others() else { return Ok(()) };
+        let beyond = |missing: &str| format!("{reached}, and {missing}");
         if self.publishes_openly() {
             return Err(Contradiction::new(beyond("everybody could publish"), format!("give --publish-key or --publish-key-file, {or}")));
         }
@@ -185,6 +182,15 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+
+    /// What says that not this machine alone reaches the server, and what to do otherwise.
+    fn reached_by_others(&self) -> Option<(String, &'static str)> {
+        if !self.listen.ip().is_loopback() {
+            return Some((format!("--listen {} is reached from other machines", self.listen), "or listen on 127.0.0.1"));
+        }
+        let url = self.public_url.as_ref().filter(|url| !is_of_this_machine(url))?;
+        Some((format!("--public-url {url} says that others reach this server, through a proxy"), "or leave it out"))
     }
 
     fn check_tokens(&self) -> Result<(), Contradiction> {
@@ -215,6 +221,19 @@ impl Settings {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether nobody else can mean this server by that address: a loopback address, or a name that is nobody's (RFC 6761, 6.2 and 6.3).
+fn is_of_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            ["localhost", "test"].contains(&name.rsplit('.').next().unwrap_or_default())
+        }
+        None => false,
     }
 }
 
@@ -314,9 +333,25 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_proxy_a_publish_key_and_a_token_key_are_needed() {
+        let publish = ["--publish-key", "0123456789abcdef"];
+        let token = ["--token-keys", "https://issuer.example/jwks"];
+        for url in ["https://notify.example.com", "http://192.0.2.1/", "https://localhost.example.com", "https://127.0.0.1.example.com"] {
+            let url = ["--public-url", url];
+            assert!(problem(&url).contains("fix: give --publish-key"));
+            assert!(problem(&[&url[..], &publish].concat()).contains("fix: give --token-keys"));
+            assert!(parse(&[&url[..], &publish, &token].concat()).check().is_ok());
+        }
+        for url in ["http://localhost:3000", "http://127.0.0.1/", "http://[::1]/", "http://recado.test:8420", "https://app.localhost"] {
+            assert!(parse(&["--public-url", url]).check().is_ok(), "{url}");
+        }
+    }
+
+    #[test]
     fn a_public_url_is_a_page() {
-        assert!(parse(&["--public-url", "https://recado.example/notify"]).check().is_ok());
-        assert!(problem(&["--public-url", "ws://recado.example"]).contains("--public-url"));
+        for wrong in ["ws://recado.test", "http://recado.test/?a=b", "http://recado.test/#a"] {
+            assert!(problem(&["--public-url", wrong]).contains("no page's address"), "{wrong}");
+        }
     }
 
     proptest! {
