@@ -19,6 +19,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// The process's metrics.
 pub use metrics_exporter_prometheus::PrometheusHandle as Metrics;
@@ -31,11 +33,48 @@ pub type Measure = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// How long a check may take; a load balancer asks every few seconds.
 const CHECK_WITHIN: Duration = Duration::from_secs(2);
+/// How long an answer holds. Whoever asks more often, and anybody may, makes no more work for the store.
+const HOLDS: Duration = Duration::from_secs(1);
 
 /// How long a probe waits: longer than a check may take.
 const PROBE_WITHIN: Duration = Duration::from_secs(4);
 /// The most that is read of an answer.
 const PROBE_BYTES: u64 = 64 * 1024;
+
+/// What was found last, and when. Who asks while somebody looks waits for the same answer.
+struct Recent<T>(Mutex<Option<(Instant, T)>>);
+
+impl<T: Clone> Recent<T> {
+    fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// What was found within the last [`HOLDS`], or what `look` finds now.
+    async fn or(&self, look: impl AsyncFnOnce() -> T) -> T {
+        let mut found = self.0.lock().await;
+        match &*found {
+            Some((at, answer)) if at.elapsed() < HOLDS => answer.clone(),
+            _ => {
+                let answer = look().await;
+                *found = Some((Instant::now(), answer.clone()));
+                answer
+            }
+        }
+    }
+}
+
+/// The endpoints, and what they found last.
+struct Endpoints {
+    status: Status,
+    problems: Recent<Vec<String>>,
+    measured: Recent<()>,
+}
+
+impl Endpoints {
+    fn new(status: Status) -> Arc<Self> {
+        Arc::new(Self { status, problems: Recent::new(), measured: Recent::new() })
+    }
+}
 
 /// What the three endpoints show.
 pub struct Status {
@@ -80,7 +119,7 @@ pub fn router(status: Status) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(Arc::new(status))
+        .with_state(Endpoints::new(status))
 }
 
 /// Serves the three, and nothing else, until dropped: for a process that serves nothing besides.
@@ -111,12 +150,12 @@ pub async fn probe(address: SocketAddr) -> Result<(), String> {
     }
 }
 
-async fn readyz(State(status): State<Arc<Status>>) -> Response {
+async fn readyz(State(endpoints): State<Arc<Endpoints>>) -> Response {
     let mut reasons = Vec::new();
-    if status.draining.load(Ordering::Acquire) {
+    if endpoints.status.draining.load(Ordering::Acquire) {
         reasons.push("the process stops".to_owned());
     }
-    reasons.extend(problems(&status.checks, CHECK_WITHIN).await);
+    reasons.extend(endpoints.problems.or(async || problems(&endpoints.status.checks, CHECK_WITHIN).await).await);
     let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(Readiness { ready: reasons.is_empty(), reasons })).into_response()
 }
@@ -132,16 +171,21 @@ async fn problems(checks: &[Check], within: Duration) -> Vec<String> {
     answers.into_iter().filter_map(problem).collect()
 }
 
-async fn metrics(State(status): State<Arc<Status>>) -> Response {
-    let measured = join_all(status.measures.iter().map(|measure| measure()));
+async fn metrics(State(endpoints): State<Arc<Endpoints>>) -> Response {
+    endpoints.measured.or(async || measure(&endpoints.status.measures).await).await;
+    let text = endpoints.status.metrics.render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// Brings every gauge up to date.
+async fn measure(measures: &[Measure]) {
+    let measured = join_all(measures.iter().map(|measure| measure()));
     if tokio::time::timeout(CHECK_WITHIN, measured).await.is_err() {
         tracing::warn!("some gauges could not be brought up to date");
     }
     if let Some(bytes) = resident_bytes() {
         metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
     }
-    let text = status.metrics.render();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// Seconds, from a push within the process to a client on another continent.
@@ -181,16 +225,18 @@ pub fn open_files_limit() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
     use axum::body::to_bytes;
 
-    fn status(checks: Vec<Check>, draining: bool) -> Arc<Status> {
+    fn status(checks: Vec<Check>, draining: bool) -> Status {
         let metrics = PrometheusBuilder::new().build_recorder().handle();
-        Arc::new(Status { draining: Arc::new(AtomicBool::new(draining)), checks, measures: Vec::new(), metrics })
+        Status { draining: Arc::new(AtomicBool::new(draining)), checks, measures: Vec::new(), metrics }
     }
 
-    async fn readiness(status: Arc<Status>) -> (StatusCode, String) {
-        let response = readyz(State(status)).await;
+    async fn readiness(status: Status) -> (StatusCode, String) {
+        let response = readyz(State(Endpoints::new(status))).await;
         let code = response.status();
         (code, String::from_utf8(to_bytes(response.into_body(), 4096).await.unwrap().to_vec()).unwrap())
     }
@@ -207,6 +253,48 @@ mod tests {
         let (code, body) = readiness(status(vec![fails], true)).await;
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
         assert!(body.contains("the disk is full") && body.contains("the process stops"), "{body}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_ask_there_is_one_look_in_a_second() {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let looking = looks.clone();
+        let slow = move || {
+            let (looks, slow) = (looking.clone(), Duration::from_millis(100));
+            async move {
+                tokio::time::sleep(slow).await;
+                looks.fetch_add(1, Ordering::AcqRel) + 1
+            }
+        };
+        let recent = Recent::new();
+        let (one, other) = tokio::join!(recent.or(async || slow().await), recent.or(async || slow().await));
+        tokio::time::advance(HOLDS - Duration::from_millis(1)).await;
+        assert_eq!((one, other, recent.or(async || slow().await).await), (1, 1, 1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!((recent.or(async || slow().await).await, looks.load(Ordering::Acquire)), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_and_metrics_ask_no_more_often_than_that() {
+        let (checks, measures) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (checking, measuring) = (checks.clone(), measures.clone());
+        let check: Check = Box::new(move || {
+            checking.fetch_add(1, Ordering::AcqRel);
+            Box::pin(async { Ok(()) })
+        });
+        let measure: Measure = Box::new(move || {
+            measuring.fetch_add(1, Ordering::AcqRel);
+            Box::pin(async {})
+        });
+        let endpoints = Endpoints::new(Status { measures: vec![measure], ..status(vec![check], false) });
+        for _ in 0..5 {
+            assert_eq!(readyz(State(endpoints.clone())).await.status(), StatusCode::OK);
+            assert_eq!(super::metrics(State(endpoints.clone())).await.status(), StatusCode::OK);
+        }
+        assert_eq!((checks.load(Ordering::Acquire), measures.load(Ordering::Acquire)), (1, 1));
+        tokio::time::advance(HOLDS).await;
+        assert_eq!(readyz(State(endpoints.clone())).await.status(), StatusCode::OK);
+        assert_eq!(checks.load(Ordering::Acquire), 2);
     }
 
     #[tokio::test]
@@ -234,7 +322,17 @@ mod tests {
         let serving = tokio::spawn(serve(listener, status));
         assert_eq!(probe(address).await, Ok(()));
         failing.store(true, Ordering::Release);
-        assert!(probe(address).await.unwrap_err().contains("the queue does not answer"));
+        let unready = async {
+            loop {
+                match probe(address).await {
+                    // An answer holds for a moment.
+                    Ok(()) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    Err(reason) => return reason,
+                }
+            }
+        };
+        let reason = tokio::time::timeout(Duration::from_secs(20), unready).await.unwrap();
+        assert!(reason.contains("the queue does not answer"), "{reason}");
         serving.abort();
         assert!(serving.await.unwrap_err().is_cancelled());
         assert!(probe(address).await.is_err());
@@ -258,7 +356,7 @@ mod tests {
             let long = long.clone();
             Box::pin(async move { Err(long) })
         });
-        let status = Arc::into_inner(status(vec![check], false)).unwrap();
+        let status = status(vec![check], false);
         assert!(format!("{status:?}").starts_with("Status { draining: false"));
         tokio::spawn(serve(listener, status));
         assert!(probe(address).await.unwrap_err().ends_with("answer; \"]}"), "the whole of it");

@@ -35,12 +35,14 @@ pub struct RemoteKeysConfig {
     pub min_interval: Duration,
     /// Keys older than this are fetched again before an unknown `kid` asks for it.
     pub max_age: Duration,
+    /// Keys older than this are not used any more, however long the URL has failed: one of them may have been withdrawn.
+    pub max_stale: Duration,
 }
 
 impl Default for RemoteKeysConfig {
-    /// 10 s and 10 min: a rotated key serves at once, a withdrawn one for ten minutes at most.
+    /// 10 s, 10 min and 24 h: a rotated key serves at once, and a withdrawn one for ten minutes, or for a day while the URL fails.
     fn default() -> Self {
-        Self { min_interval: Duration::from_secs(10), max_age: Duration::from_secs(600) }
+        Self { min_interval: Duration::from_secs(10), max_age: Duration::from_secs(600), max_stale: Duration::from_secs(24 * 3600) }
     }
 }
 
@@ -77,7 +79,7 @@ impl<F: FetchJwks, C: Clock> RemoteKeys<F, C> {
 
 impl<F: FetchJwks, C: Clock> KeySource for RemoteKeys<F, C> {
     async fn key(&self, kid: Option<&str>) -> Result<Arc<VerifyingKey>, KeyError> {
-        let found = self.inner.cached().loaded.and_then(|(keys, loaded_at)| keys.find(kid).map(|key| (key, loaded_at)));
+        let found = self.inner.usable().and_then(|(keys, loaded_at)| keys.find(kid).map(|key| (key, loaded_at)));
         let Some((key, loaded_at)) = found else {
             // Nothing to serve meanwhile: wait for the fetch in flight, or be it.
             let turn = self.inner.flight.clone().lock_owned().await;
@@ -102,6 +104,17 @@ impl<F: FetchJwks, C: Clock> Inner<F, C> {
         self.cache.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What there is, and when it was fetched; nothing where that is too long ago.
+    fn usable(&self) -> Option<(Arc<KeySet>, Timestamp)> {
+        self.cached().loaded.filter(|(_, at)| !self.is_stale(*at))
+    }
+
+    /// A clock that was set back makes nothing stale; [`elapsed`] has it fetched again.
+    fn is_stale(&self, loaded_at: Timestamp) -> bool {
+        let age = Duration::try_from(self.clock.now().duration_since(loaded_at)).unwrap_or(Duration::ZERO);
+        age >= self.config.max_stale
+    }
+
     /// Fetches, unless that was done a moment ago, and answers from what there is then. Holds the turn until the fetch ends.
     async fn look_again(self: Arc<Self>, kid: Option<&str>, turn: OwnedMutexGuard<()>) -> Result<Arc<VerifyingKey>, KeyError> {
         let inner = self.clone();
@@ -112,7 +125,7 @@ impl<F: FetchJwks, C: Clock> Inner<F, C> {
         if fetch.await.is_err() {
             return Err(KeyError::Unavailable);
         }
-        match self.cached().loaded {
+        match self.usable() {
             Some((keys, _)) => keys.find(kid).ok_or(KeyError::Unknown),
             None => Err(KeyError::Unavailable),
         }
@@ -134,7 +147,8 @@ impl<F: FetchJwks, C: Clock> Inner<F, C> {
                 next.loaded = Some((Arc::new(keys), now));
             }
             Err(error) => {
-                tracing::warn!(%error, serving_stale = next.loaded.is_some(), "jwks document could not be fetched");
+                let serving_stale = next.loaded.as_ref().is_some_and(|(_, at)| !self.is_stale(*at));
+                tracing::warn!(%error, serving_stale, "jwks document could not be fetched");
                 metrics::counter!("recado_jwks_fetches_total", "outcome" => "failed").increment(1);
             }
         }

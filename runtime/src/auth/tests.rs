@@ -602,6 +602,25 @@ async fn old_keys_serve_while_the_url_fails() {
 }
 
 #[tokio::test]
+async fn keys_of_yesterday_are_not_used_however_long_the_url_fails() {
+    let issuer = TestIssuer::default();
+    issuer.publish(&signers().jwks());
+    issuer.fail();
+    issuer.fail();
+    issuer.publish(&signers().jwks());
+    let (keys, clock) = remote(&issuer);
+    assert!(keys.key(Some("ES256")).await.is_ok());
+    clock.advance(Duration::from_secs(24 * 3600 - 1));
+    assert!(keys.key(Some("ES256")).await.is_ok());
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(keys.key(Some("ES256")).await.unwrap_err(), KeyError::Unavailable);
+    assert_eq!(keys.key(Some("unheard of")).await.unwrap_err(), KeyError::Unavailable);
+    clock.advance(Duration::from_secs(10));
+    assert!(keys.key(Some("ES256")).await.is_ok());
+    assert_eq!(issuer.fetches(), 4);
+}
+
+#[tokio::test]
 async fn without_any_keys_the_answer_is_unavailable_and_not_invalid() {
     let issuer = TestIssuer::default();
     issuer.fail();
