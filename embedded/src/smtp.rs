@@ -1,6 +1,7 @@
 //! Mail through a real server. Must not know: what the mail says, or who else may send it.
 //!
-//! Reasons name the server's code, never its text: servers quote addresses.
+//! Reasons name the server's code, never its text: servers quote addresses. Of the text that takes a mail the words are kept
+//! that may be the server's id for it.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use url::{Host, Url};
 const COMMAND: Duration = Duration::from_secs(20);
 /// How long a whole mail may take, connecting included: below the lease of a message in work.
 const MAIL: Duration = Duration::from_secs(50);
-/// The longest id of the other side that is kept, in characters.
-const ANSWER_CHARS: usize = 200;
+/// The longest id of the other side that is kept, in bytes.
+const ID_BYTES: usize = 200;
 
 /// Why a text is no mail server's URL. Never the text itself: it may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +119,20 @@ fn answered(code: &str) -> Failure {
     }
 }
 
+/// The words of an answer that may be an id (`2.0.0 Ok: queued as 9A8B7C`, `OK id=1rXyz-0001-AB`): such a word has a digit, and
+/// nothing that an address needs.
+fn id_in(answer: &str, to: &str) -> String {
+    let mailbox = to.split('@').next().unwrap_or_default();
+    let is_id = |word: &&str| {
+        let plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:=".contains(&byte));
+        plain && word.bytes().any(|byte| byte.is_ascii_digit()) && !word.contains(mailbox)
+    };
+    let mut id = answer.split_ascii_whitespace().filter(is_id).collect::<Vec<_>>().join(" ");
+    // Of ASCII alone.
+    id.truncate(ID_BYTES);
+    id
+}
+
 impl Mailer for Smtp {
     async fn send(&self, mail: &OutgoingMail) -> Outcome<String> {
         let envelope = envelope(mail)?;
@@ -125,7 +140,7 @@ impl Mailer for Smtp {
         let message = mail.message.strip_suffix(b"\r\n").unwrap_or(&mail.message);
         let sent = tokio::time::timeout(MAIL, self.transport.send_raw(&envelope, message)).await;
         match sent {
-            Ok(Ok(response)) => Ok(response.first_line().unwrap_or_default().chars().take(ANSWER_CHARS).collect()),
+            Ok(Ok(response)) => Ok(id_in(response.first_line().unwrap_or_default(), &mail.to)),
             Ok(Err(error)) => Err(failure(&error, mail)),
             Err(_) => Err(Failure::transient("the mail server did not take the mail in time")),
         }
@@ -145,6 +160,21 @@ mod tests {
         let delivery = DeliveryKey { recipient, notification: NotificationId::of("/tests", "1") };
         let message = b"Subject: hello\r\n\r\nA line\r\n.\r\nanother\r\n".to_vec();
         OutgoingMail { delivery, from: "recado@example.com".to_owned(), to: to.to_owned(), message }
+    }
+
+    #[test]
+    fn of_an_answer_only_what_may_be_an_id_is_kept() {
+        for (answer, id) in [
+            ("2.0.0 Ok: queued as 9A8B7C", "2.0.0 9A8B7C"),
+            ("OK id=1rXyz-0001-AB", "id=1rXyz-0001-AB"),
+            ("2.0.0 OK  1700000000 a1-b2c3.4 - gsmtp", "2.0.0 1700000000 a1-b2c3.4"),
+            ("2.0.0 <alice7@example.com> alice7 alice7=example.com (alice7) saved for Alice", "2.0.0"),
+            ("fine", ""),
+            ("", ""),
+        ] {
+            assert_eq!(id_in(answer, "alice7@example.com"), id, "{answer}");
+        }
+        assert_eq!(id_in(&"1".repeat(500), "a@example.com").len(), ID_BYTES);
     }
 
     /// A server for one mail: answers `rcpt` to its recipient, and hands out the lines it was given as the message.
@@ -189,7 +219,7 @@ mod tests {
     #[tokio::test]
     async fn a_mail_leaves_byte_for_byte_and_answers_the_servers_id() {
         let (smtp, serving) = server("250 fine").await;
-        assert_eq!(smtp.send(&mail("alice@example.com")).await, Ok("2.0.0 queued as 4711".to_owned()));
+        assert_eq!(smtp.send(&mail("alice@example.com")).await, Ok("2.0.0 4711".to_owned()));
         drop(smtp);
         assert_eq!(serving.await.unwrap(), ["Subject: hello", "", "A line", "..", "another"]);
     }

@@ -7,7 +7,8 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use recado_domain::failure::Failure;
 use recado_domain::limits;
 use recado_domain::ports::{Clock, Entropy, Outcome};
 use recado_domain::position::Position;
@@ -293,9 +294,13 @@ impl Store {
     pub async fn check(&self) -> Outcome<()> {
         let write = |change: &mut Change<'_>| {
             let mut write = change.db.prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES ('last_check', ?1)")?;
-            write.execute([change.now.as_microsecond().to_be_bytes()]).map(drop)
+            write.execute([change.now.as_microsecond().to_be_bytes()])?;
+            Ok(change.stored_position()?.at().duration_since(change.now))
         };
-        self.shared.writer.write(Durability::Process, write).await?;
+        let ahead = self.shared.writer.write(Durability::Process, write).await?;
+        if ahead > SignedDuration::try_from(limits::CLOCK_SKEW).unwrap_or(SignedDuration::MAX) {
+            return Err(set_back(ahead));
+        }
         self.shared.readers.read(|db, _| db.query_row("SELECT 1 FROM facts LIMIT 1", [], |_| Ok(()))).await
     }
 
@@ -312,6 +317,14 @@ impl Store {
     pub async fn close(&self) {
         self.shared.writer.close().await;
     }
+}
+
+/// Positions go on above the highest one (R6), but what waits in a queue waits until the clock is there again.
+fn set_back(by: SignedDuration) -> Failure {
+    Failure::transient(format!(
+        "the clock of this machine is {} s behind the newest entry; what was published or given back before it was set back may wait as long: set the clock by NTP",
+        by.as_secs()
+    ))
 }
 
 fn make_folder(dir: &Path) -> std::io::Result<()> {

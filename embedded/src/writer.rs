@@ -66,7 +66,8 @@ impl Change<'_> {
         self.touched[queue.index()] = true;
     }
 
-    fn stored_position(&self) -> rusqlite::Result<Position> {
+    /// The highest position ever given.
+    pub(crate) fn stored_position(&self) -> rusqlite::Result<Position> {
         let mut query = self.db.prepare_cached("SELECT value FROM facts WHERE name = 'last_position'")?;
         let stored = query.query_row([], |row| row.get(0)).optional()?;
         Ok(stored.map_or(Position::MIN, Position::from_bytes))
