@@ -1,7 +1,8 @@
 //! A container that works off one queue: from its signals to its drain, and what it shows of itself.
 //!
 //! It opens no port unless `RECADO_LISTEN` asks for `/healthz`, `/readyz` and `/metrics`. It is unready while polls
-//! fail, while this machine's clock is off (R6), and while it stops. Must not know: what a message means.
+//! fail, while this machine's clock is off (R6), and while it stops. While the clock is off it gives every message back. Must not
+//! know: what a message means.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::Clients;
+use crate::clocked::WithAClock;
 use crate::settings::{Ended, Environment};
 
 /// Less than the 30 s after which ECS kills a container that was told to stop (`stopTimeout`).
@@ -67,8 +69,9 @@ impl Container {
         let stop = CancellationToken::new();
         let config = ConsumerConfig { drain: self.drain, ..config };
         let queue = Arc::new(Watched { queue, polls });
+        let handler = Arc::new(WithAClock::new(Arc::new(handler), clients.skew().clone()));
         tracing::info!(queue = config.name, "working");
-        let mut consuming = tokio::spawn(consume(queue, Arc::new(handler), Arc::new(SystemEntropy), config, stop.clone()));
+        let mut consuming = tokio::spawn(consume(queue, handler, Arc::new(SystemEntropy), config, stop.clone()));
         tokio::select! {
             () = signals.next() => tracing::info!("stopping; a second signal stops at once"),
             _ = &mut consuming => return Err(Ended::Failed(Failure::permanent("the consumer stopped by itself; its log says why"))),

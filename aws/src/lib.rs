@@ -5,6 +5,8 @@
 mod batch;
 pub mod calls;
 mod clients;
+#[cfg(any(feature = "container", feature = "lambda"))]
+mod clocked;
 #[cfg(feature = "container")]
 pub mod container;
 pub mod dynamo;

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -180,6 +181,13 @@ impl Environment {
     pub fn duration(&mut self, name: &str, default: Duration) -> Duration {
         let Some(text) = self.text(name) else { return default };
         self.noted(duration(&text).map_err(|fix| Contradiction::new(format!("{name} is no duration"), fix))).unwrap_or(default)
+    }
+
+    /// A whole number from 1, which may be missing; `None` where it is none.
+    pub fn number(&mut self, name: &str, fix: &'static str) -> Option<Option<NonZeroU32>> {
+        let Some(text) = self.text(name) else { return Some(None) };
+        let problem = || Contradiction::new(format!("{name} is no whole number from 1"), fix);
+        self.noted(text.parse().map(Some).map_err(|_| problem()))
     }
 
     /// `RECADO_TABLE`

@@ -1,7 +1,8 @@
 //! How far this machine's clock is from that of AWS (R6), by the `Date` of its answers.
 //!
 //! Positions are taken from this machine's clock. Two machines may differ by [`limits::CLOCK_SKEW`]; one that is further
-//! off could append behind a cursor that has passed, and must not be ready. Must not know: what a call is made for.
+//! off could append behind a cursor that has passed, and must neither be ready nor handle messages. Must not know: what a call is
+//! made for.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

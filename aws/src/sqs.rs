@@ -417,7 +417,7 @@ mod tests {
     use proptest::prelude::*;
     use recado_runtime::backoff::RetrySchedule;
     use recado_runtime::consumer::trigger::Trigger;
-    use recado_runtime::consumer::{Disposition, Handler};
+    use recado_runtime::consumer::{Deadline, Disposition, Handler};
     use recado_runtime::system::SystemEntropy;
     use serde_json::{Value, json};
     use std::sync::Arc;
@@ -512,7 +512,7 @@ mod tests {
     struct GivesBack;
 
     impl Handler for GivesBack {
-        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+        async fn handle(&self, batch: Vec<Received>, _: &Deadline) -> Vec<Disposition> {
             batch.iter().map(|_| Disposition::Retry { after: None, reason: "not now".to_owned() }).collect()
         }
     }

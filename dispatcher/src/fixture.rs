@@ -11,7 +11,7 @@ use recado_domain::notification::InboxEntry;
 use recado_domain::ports::{AckToken, Clock, Connections, Inbox, Received};
 use recado_memory::{ManualClock, MemoryConnections, MemoryInbox, MemoryQueue, MemorySockets, SeededEntropy};
 use recado_runtime::backoff::RetrySchedule;
-use recado_runtime::consumer::{Disposition, Handler};
+use recado_runtime::consumer::{Deadline, Disposition, Handler};
 use serde_json::{Value, json};
 
 use crate::{Dispatcher, DispatcherConfig, Ports};
@@ -76,7 +76,7 @@ impl Fixture {
     }
 
     pub(crate) async fn handle(&self, messages: Vec<Received>) -> Vec<Disposition> {
-        self.dispatcher.handle(messages).await
+        self.dispatcher.handle(messages, &Deadline::never()).await
     }
 
     /// Handles events as the topic delivers them.

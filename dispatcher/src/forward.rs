@@ -58,7 +58,7 @@ mod tests {
     use crate::fixture::{Builder, Fixture, published, received};
     use recado_domain::event::Event;
     use recado_domain::ports::{AckToken, Outcome};
-    use recado_runtime::consumer::Handler;
+    use recado_runtime::consumer::{Deadline, Handler};
     use serde_json::json;
 
     fn both(id: &str) -> Event {
@@ -143,7 +143,8 @@ mod tests {
             entropy: recado_memory::SeededEntropy::new(7),
         };
         let event = both("1");
-        let answers = Dispatcher::new(ports, crate::DispatcherConfig::default()).handle(vec![received(event.to_json())]).await;
+        let answers =
+            Dispatcher::new(ports, crate::DispatcherConfig::default()).handle(vec![received(event.to_json())], &Deadline::never()).await;
         assert!(matches!(answers[..], [Disposition::Retry { .. }]), "{answers:?}");
         assert_eq!(f.entry("alice", &event), None);
     }

@@ -37,7 +37,7 @@ pub use world::{Ports, World};
 use jiff::Timestamp;
 use leaky_bucket::RateLimiter;
 use recado_domain::ports::{Clock, Connections, Entropy, Inbox, Queue, Received, Sockets};
-use recado_runtime::consumer::{Disposition, Handler};
+use recado_runtime::consumer::{Deadline, Disposition, Handler};
 
 use crate::crowded::Crowded;
 use crate::plan::{Batch, EventMessage};
@@ -79,7 +79,8 @@ impl<W: World> Dispatcher<W> {
 }
 
 impl<W: World> Handler for Dispatcher<W> {
-    async fn handle(&self, messages: Vec<Received>) -> Vec<Disposition> {
+    /// Nothing of it needs to end: whatever is done again is seen once.
+    async fn handle(&self, messages: Vec<Received>, _: &Deadline) -> Vec<Disposition> {
         let Sorted { events, replays, mut answers } = sort::sort(&messages, self.now());
         let events = forward::forward(self, &messages, events, &mut answers).await;
         let (delivered, replayed) = futures_util::join!(self.deliver(events), replay::replay_all(self, replays));

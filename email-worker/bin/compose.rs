@@ -1,7 +1,9 @@
 //! The email worker on AWS: what both of its processes read and put together.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use recado_aws::dynamo::{DynamoClaims, DynamoSuppressions};
 use recado_aws::settings::{Environment, QueueName};
@@ -9,6 +11,10 @@ use recado_aws::{Clients, SesMailer, SqsQueue};
 use recado_email_worker::{EmailWorker, MailConfig, MailSettings, Ports, Templates, prepare};
 use recado_runtime::settings::{Contradiction, Spelling};
 use recado_runtime::system::{SystemClock, SystemEntropy};
+
+/// A second more than the SDK gives a mail (`MAIL` in aws/src/clients.rs): how long one may take decides until when a run of a
+/// minute begins mails.
+const SEND: Duration = Duration::from_secs(21);
 
 /// The email worker on the ports of AWS.
 pub(crate) type OnAws =
@@ -92,7 +98,7 @@ fn mail(env: &mut Environment) -> Option<(MailSettings, Templates)> {
         env.note(Contradiction::new("RECADO_MAIL_FROM is missing: the sender of mail", fix));
         return None;
     };
-    let mail = MailSettings { base_url, ..MailSettings::from(from) };
+    let mail = MailSettings { base_url, send_timeout: SEND, ..MailSettings::from(from) };
     match prepare(Spelling::Variables, mail.clone(), templates.as_deref().map(Path::new)) {
         Ok((_, templates)) => Some((mail, templates)),
         Err(problems) => {
@@ -103,9 +109,7 @@ fn mail(env: &mut Environment) -> Option<(MailSettings, Templates)> {
 }
 
 fn share(env: &mut Environment) -> Option<u32> {
-    let Some(text) = env.text("RECADO_MAIL_PROCESSES") else { return Some(1) };
-    let problem = || Contradiction::new("RECADO_MAIL_PROCESSES is no whole number from 1", "give how many email workers run at the most");
-    env.noted(text.parse().ok().filter(|share| *share > 0).ok_or_else(problem))
+    Some(env.number("RECADO_MAIL_PROCESSES", "give how many email workers run at the most")?.map_or(1, NonZeroU32::get))
 }
 
 /// The mails a second of one of `processes`: one at least, though all together may then be throttled, and tried again.

@@ -15,7 +15,7 @@ use recado_aws::settings::{Ended, Environment};
 use recado_domain::ports::Received;
 use recado_email_worker::RETRY;
 use recado_runtime::consumer::trigger::Trigger;
-use recado_runtime::consumer::{Disposition, Handler};
+use recado_runtime::consumer::{Deadline, Disposition, Handler};
 use recado_runtime::system::SystemEntropy;
 use tokio::sync::OnceCell;
 
@@ -60,7 +60,7 @@ impl OnFirstBatch {
 }
 
 impl Handler for OnFirstBatch {
-    async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
-        self.worker.get_or_init(|| self.worker()).await.handle(batch).await
+    async fn handle(&self, batch: Vec<Received>, deadline: &Deadline) -> Vec<Disposition> {
+        self.worker.get_or_init(|| self.worker()).await.handle(batch, deadline).await
     }
 }

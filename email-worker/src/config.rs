@@ -62,6 +62,9 @@ pub enum InvalidMailConfig {
     },
 }
 
+/// What claiming a mail and recording it as sent may take together, where the store is slow: two calls of 5 s.
+const CLAIM_AND_CONFIRM: Duration = Duration::from_secs(10);
+
 /// Settings that hold together.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MailConfig {
@@ -95,8 +98,7 @@ impl MailConfig {
         }
         // At most `concurrency` mails wait for the rate, in order: the last one this long. The other half of the lease is
         // for rendering, confirming, and clocks that differ.
-        let wait = per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(concurrency as f64 / f64::from(rate)));
-        let work = wait.saturating_add(send_timeout);
+        let work = longest(per_second, concurrency, send_timeout);
         if lease < work.saturating_mul(2) {
             return Err(InvalidMailConfig::Lease { lease, work });
         }
@@ -105,12 +107,23 @@ impl MailConfig {
         Ok(Self { from, base_url, per_second, concurrency, lease, send_timeout })
     }
 
+    /// The longest that one mail takes from its claim to its record.
+    pub(crate) fn one_mail(&self) -> Duration {
+        longest(self.per_second, self.concurrency, self.send_timeout).saturating_add(CLAIM_AND_CONFIRM)
+    }
+
     /// `url` of an event as an absolute URL.
     pub(crate) fn link(&self, url: &str) -> Option<String> {
         let absolute = if url.starts_with('/') { format!("{}{url}", self.base_url.as_deref()?) } else { url.to_owned() };
         let parsed = Url::parse(&absolute).ok()?;
         matches!(parsed.scheme(), "http" | "https").then(|| parsed.into())
     }
+}
+
+/// The longest that waiting for the rate and sending take.
+fn longest(per_second: Option<u32>, concurrency: usize, send_timeout: Duration) -> Duration {
+    let wait = per_second.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(concurrency as f64 / f64::from(rate)));
+    wait.saturating_add(send_timeout)
 }
 
 /// Without the slash at the end, so that a path can follow.

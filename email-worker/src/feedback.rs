@@ -9,7 +9,7 @@ use recado_domain::address::AddressKey;
 use recado_domain::failure::Failure;
 use recado_domain::message::short_reason;
 use recado_domain::ports::{Outcome, Received, SuppressionCause, Suppressions};
-use recado_runtime::consumer::{Disposition, Handler};
+use recado_runtime::consumer::{Deadline, Disposition, Handler};
 
 use crate::notice::Notice;
 
@@ -39,7 +39,7 @@ impl<S: Suppressions> Feedback<S> {
 }
 
 impl<S: Suppressions> Handler for Feedback<S> {
-    async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+    async fn handle(&self, batch: Vec<Received>, _: &Deadline) -> Vec<Disposition> {
         let notices: Vec<Result<Notice, String>> = batch.iter().map(|message| Notice::parse(&message.body)).collect();
         let wanted: Vec<_> = notices.iter().flatten().flat_map(wanted).collect();
         let mut answers = self.suppress(&wanted).await.into_iter();
@@ -111,7 +111,7 @@ mod tests {
 
         async fn handle(&self, bodies: &[&str]) -> Vec<Disposition> {
             let batch = bodies.iter().map(|body| received(body)).collect();
-            Feedback::new(Arc::new(self.suppressions.clone())).handle(batch).await
+            Feedback::new(Arc::new(self.suppressions.clone())).handle(batch, &Deadline::never()).await
         }
 
         fn causes(&self) -> BTreeMap<AddressKey, SuppressionCause> {
@@ -254,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_the_store_does_not_mention_is_not_settled() {
-        let answers = Feedback::new(Arc::new(Silent)).handle(vec![received(EVENT_BOUNCE)]).await;
+        let answers = Feedback::new(Arc::new(Silent)).handle(vec![received(EVENT_BOUNCE)], &Deadline::never()).await;
         assert!(matches!(answers[0], Disposition::Retry { .. }), "{answers:?}");
     }
 

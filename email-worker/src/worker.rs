@@ -15,7 +15,7 @@ use recado_domain::failure::Failure;
 use recado_domain::ids::{DeliveryKey, RecipientKey, UserId};
 use recado_domain::message::short_reason;
 use recado_domain::ports::{Claim, Clock, Entropy, MailClaims, Mailer, Outcome, Received, Suppression, Suppressions};
-use recado_runtime::consumer::{Disposition, Handler};
+use recado_runtime::consumer::{Deadline, Disposition, Handler};
 use tokio::sync::Semaphore;
 
 use crate::config::MailConfig;
@@ -60,7 +60,7 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         Self { ports, templates, config, permits, rate }
     }
 
-    async fn message(&self, message: Received) -> Disposition {
+    async fn message(&self, message: Received, deadline: &Deadline) -> Disposition {
         let event = match Event::parse(message.body.as_bytes()) {
             Ok(event) => event,
             Err(invalid) => return Disposition::Reject { reason: short_reason(invalid.to_string()) },
@@ -78,7 +78,7 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         let (event, holder) = (&event, holder.as_str());
         // By place: a closure over a borrowed recipient makes a future that is not `Send` for every lifetime.
         let outcomes: Vec<Outcome<()>> = stream::iter(standings.into_iter().enumerate())
-            .map(|(at, standing)| self.unless_suppressed(event, &event.data().recipients[at], standing, holder))
+            .map(|(at, standing)| self.unless_suppressed(event, &event.data().recipients[at], standing, (holder, deadline)))
             .buffered(self.config.concurrency)
             .collect()
             .await;
@@ -105,12 +105,12 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         event: &Event,
         recipient: &Recipient,
         standing: Outcome<Option<Suppression>>,
-        holder: &str,
+        run: Run<'_>,
     ) -> Outcome<()> {
         let key = RecipientKey::new(event.data().tenant.clone(), recipient.id.clone());
         let delivery = DeliveryKey { recipient: key, notification: event.notification_id() };
         match standing {
-            Ok(None) => self.deliver(event, recipient, &delivery, holder).await,
+            Ok(None) => self.deliver(event, recipient, &delivery, run).await,
             Ok(Some(suppression)) => {
                 leave_out(&delivery, suppression);
                 Ok(())
@@ -122,9 +122,14 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         }
     }
 
-    async fn deliver(&self, event: &Event, recipient: &Recipient, delivery: &DeliveryKey, holder: &str) -> Outcome<()> {
+    async fn deliver(&self, event: &Event, recipient: &Recipient, delivery: &DeliveryKey, (holder, deadline): Run<'_>) -> Outcome<()> {
         // Before the claim, so that its lease does not run while others are mailed.
         let _permit = self.permits.acquire().await.map_err(|_| Failure::transient("the worker has stopped"))?;
+        // A mail that is cut off between its sending and its record is sent again: better not begun.
+        if deadline.left() < self.config.one_mail() {
+            metrics::counter!("recado_mail_put_off_total").increment(1);
+            return Err(Failure::transient("this run has no time left for it"));
+        }
         let outcome = match self.ports.claims.claim(delivery, holder, self.config.lease).await {
             Ok(Claim::Sent) => {
                 metrics::counter!("recado_mail_skipped_total", "reason" => "duplicate").increment(1);
@@ -199,10 +204,13 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
 }
 
 impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> Handler for EmailWorker<M, L, S, K, E> {
-    async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
-        stream::iter(batch).map(|message| self.message(message)).buffered(self.config.concurrency).collect().await
+    async fn handle(&self, batch: Vec<Received>, deadline: &Deadline) -> Vec<Disposition> {
+        stream::iter(batch).map(|message| self.message(message, deadline)).buffered(self.config.concurrency).collect().await
     }
 }
+
+/// Who holds the claims of one handling of a message, and until when it has to be done.
+type Run<'a> = (&'a str, &'a Deadline);
 
 /// A tenth of a second's mails at a time: evenly enough for a quota by the second, coarse enough for any rate.
 fn limiter(per_second: u32) -> RateLimiter {
@@ -326,7 +334,7 @@ mod tests {
         /// A worker of its own each time, as after a restart. One mail at a time, so that scripted faults meet recipients in order.
         async fn handle(&self, body: &Value) -> Disposition {
             let settings = MailSettings { concurrency: 1, ..MailSettings::from("Example <news@example.com>") };
-            let answers = self.worker_with(self.mailer.clone(), settings).handle(vec![received(body)]).await;
+            let answers = self.worker_with(self.mailer.clone(), settings).handle(vec![received(body)], &Deadline::never()).await;
             assert_eq!(answers.len(), 1);
             answers.into_iter().next().unwrap()
         }
@@ -379,6 +387,21 @@ mod tests {
         assert!(world.claims.is_sent(&delivery("alice")));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_mail_that_may_not_end_in_time_is_not_begun_and_leaves_no_claim() {
+        let world = World::new();
+        let worker = world.worker_with(world.mailer.clone(), MailSettings::from("Example <news@example.com>"));
+        let one_mail = worker.config.one_mail();
+        let soon = Deadline::at(tokio::time::Instant::now() + one_mail - Duration::from_millis(1));
+        let answers = worker.handle(vec![received(&event(&["alice"]))], &soon).await;
+        assert_eq!(answers, [retry(None, "mail to 1 of 1 recipients has to wait: alice (this run has no time left for it)")]);
+        assert!(world.sent_to().is_empty());
+        // Nobody waits for the lease of a claim.
+        let later = Deadline::at(tokio::time::Instant::now() + one_mail);
+        assert_eq!(worker.handle(vec![received(&event(&["alice"]))], &later).await, [Disposition::Done]);
+        assert_eq!(world.sent_to(), ["alice@example.com"]);
+    }
+
     #[tokio::test]
     async fn a_redelivery_after_a_crash_before_the_ack_sends_nothing() {
         let world = World::new();
@@ -405,7 +428,7 @@ mod tests {
     async fn two_copies_of_a_message_in_one_batch_send_one_mail() {
         let world = World::new();
         let worker = world.worker_with(world.mailer.clone(), MailSettings::from("news@example.com"));
-        let answers = worker.handle(vec![received(&event(&["alice"])), received(&event(&["alice"]))]).await;
+        let answers = worker.handle(vec![received(&event(&["alice"])), received(&event(&["alice"]))], &Deadline::never()).await;
         assert!(answers.contains(&Disposition::Done));
         assert_eq!(world.sent_to().len(), 1);
     }
@@ -564,7 +587,7 @@ mod tests {
         }
         let world = World::new();
         let settings = MailSettings { send_timeout: Duration::from_millis(20), ..MailSettings::from("news@example.com") };
-        let answers = world.worker_with(Hangs, settings).handle(vec![received(&event(&["alice"]))]).await;
+        let answers = world.worker_with(Hangs, settings).handle(vec![received(&event(&["alice"]))], &Deadline::never()).await;
         assert_eq!(answers, [retry(None, "mail to 1 of 1 recipients has to wait: alice (the mailer took longer than 20ms)")]);
     }
 
@@ -576,7 +599,7 @@ mod tests {
         let worker = world.worker_with(world.mailer.clone(), settings);
         let people: Vec<String> = (0..35).map(|n| format!("u{n}")).collect();
         let people: Vec<&str> = people.iter().map(String::as_str).collect();
-        assert_eq!(worker.handle(vec![received(&event(&people))]).await, [Disposition::Done]);
+        assert_eq!(worker.handle(vec![received(&event(&people))], &Deadline::never()).await, [Disposition::Done]);
         // Ten at once, then ten every 100 ms.
         assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
         assert_eq!(world.sent_to().len(), 35);
@@ -610,7 +633,7 @@ mod tests {
                 received(&event)
             })
             .collect();
-        assert_eq!(worker.handle(messages).await, vec![Disposition::Done; 4]);
+        assert_eq!(worker.handle(messages, &Deadline::never()).await, vec![Disposition::Done; 4]);
         assert_eq!(counts.most.load(Ordering::SeqCst), 3);
     }
 

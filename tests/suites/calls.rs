@@ -31,7 +31,7 @@ mod aws {
     use recado_domain::ticket::Ticket;
     use recado_memory::{ManualClock, SeededEntropy};
     use recado_runtime::auth::sign;
-    use recado_runtime::consumer::{Disposition, Drained, Handler, consume};
+    use recado_runtime::consumer::{Deadline, Disposition, Drained, Handler, consume};
     use recado_runtime::system::{SystemClock, SystemEntropy};
     use recado_tests::contracts::{Aws, Backend, Peer};
     use recado_tests::harness::eventually;
@@ -170,8 +170,8 @@ mod aws {
     }
 
     impl Handler for Watched {
-        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
-            let answers = self.dispatcher.handle(batch).await;
+        async fn handle(&self, batch: Vec<Received>, deadline: &Deadline) -> Vec<Disposition> {
+            let answers = self.dispatcher.handle(batch, deadline).await;
             assert!(answers.iter().all(|answer| *answer == Disposition::Done), "{answers:?}");
             self.handled.fetch_add(answers.len(), Ordering::Release);
             answers

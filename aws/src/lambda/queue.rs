@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse};
-use recado_domain::ports::{Entropy, Queue, Received};
+use recado_domain::ports::{Entropy, Queue};
+use recado_runtime::consumer::Handler;
 use recado_runtime::consumer::trigger::Trigger;
-use recado_runtime::consumer::{Disposition, Handler};
 use tokio::time::Instant;
 
 use super::records::{self, Records};
 use super::serve;
+use crate::clocked::WithAClock;
 use crate::settings::Ended;
 use crate::skew::Skew;
 
@@ -31,25 +32,9 @@ pub async fn serve_queue<Q: Queue, H: Handler, E: Entropy>(trigger: Trigger<Q, H
     serve(|invocation| async move { answer_batch(trigger, queue, invocation.event.get(), invocation.within).await }).await
 }
 
-/// Handles nothing while the clock is off.
-struct WithAClock<H> {
-    handler: Arc<H>,
-    skew: Skew,
-}
-
 fn with_a_clock<Q, H, E>(trigger: Trigger<Q, H, E>, skew: &Skew) -> Trigger<Q, WithAClock<H>, E> {
     let Trigger { name, queue, handler, entropy, retry, margin } = trigger;
-    Trigger { name, queue, handler: Arc::new(WithAClock { handler, skew: skew.clone() }), entropy, retry, margin }
-}
-
-impl<H: Handler> Handler for WithAClock<H> {
-    /// Nothing is asked to find out: the answers to what was asked anyway said it, at the latest those to giving the
-    /// batch before this one back, which also say when the clock holds again.
-    async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
-        let Err(off) = self.skew.check() else { return self.handler.handle(batch).await };
-        tracing::error!(reason = %off, messages = batch.len(), "nothing is handled; the messages are given back");
-        batch.iter().map(|_| Disposition::Retry { after: None, reason: off.to_string() }).collect()
-    }
+    Trigger { name, queue, handler: Arc::new(WithAClock::new(handler, skew.clone())), entropy, retry, margin }
 }
 
 /// Handles one batch: the event of one invocation, as JSON, within the time that is left of it. `queue` is the queue's name.
@@ -109,13 +94,16 @@ mod tests {
     use recado_runtime::backoff::RetrySchedule;
     use serde_json::{Value, json};
 
+    use recado_domain::ports::Received;
+    use recado_runtime::consumer::{Deadline, Disposition};
+
     use super::*;
 
     /// Does what the body says.
     struct ByBody;
 
     impl Handler for ByBody {
-        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+        async fn handle(&self, batch: Vec<Received>, _: &Deadline) -> Vec<Disposition> {
             let answer = |message: &Received| match message.body.as_str() {
                 "retry" => Disposition::Retry { after: None, reason: "not now".to_owned() },
                 "reject" => Disposition::Reject { reason: "never".to_owned() },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use recado_domain::ports::Received;
 
-use super::{Disposition, Handler};
+use super::{Deadline, Disposition, Handler};
 
 /// Answers by what a message says, and counts what it was handed.
 #[derive(Default)]
@@ -15,7 +15,7 @@ pub(super) struct ByBody {
 }
 
 impl Handler for ByBody {
-    async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+    async fn handle(&self, batch: Vec<Received>, _: &Deadline) -> Vec<Disposition> {
         self.batches.fetch_add(1, Ordering::SeqCst);
         self.handled.fetch_add(batch.len(), Ordering::SeqCst);
         let mut answers = Vec::new();

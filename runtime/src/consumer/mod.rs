@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod by_body;
+mod deadline;
 mod settle;
 pub mod trigger;
 
@@ -15,8 +16,10 @@ use futures_util::future::join_all;
 use recado_domain::failure::Failure;
 use recado_domain::ports::{AckToken, Entropy, Outcome, Queue, Received};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::deadline::Deadline;
 use self::settle::{Sorted, carry_out, log_failures};
 use crate::backoff::RetrySchedule;
 
@@ -50,9 +53,9 @@ impl From<Failure> for Disposition {
 
 /// What a worker does with messages.
 pub trait Handler: Send + Sync + 'static {
-    /// Handles a batch; one answer per message, in order. It may be dropped at any await: what it did not finish
-    /// is received again.
-    fn handle(&self, batch: Vec<Received>) -> impl Future<Output = Vec<Disposition>> + Send;
+    /// Handles a batch; one answer per message, in order. It may be dropped at any await, and is when the time of
+    /// `deadline` is over: what it did not finish is received again.
+    fn handle(&self, batch: Vec<Received>, deadline: &Deadline) -> impl Future<Output = Vec<Disposition>> + Send;
 }
 
 /// How a consumer polls.
@@ -102,6 +105,9 @@ pub enum Drained {
 /// back at once rather than after their lease.
 const LAST_POLL: Duration = Duration::from_millis(250);
 
+/// So many polls that fail in a row are an error, which an alarm looks for; fewer may be a moment of the network.
+const POLLS_FAIL: u32 = 3;
+
 /// Polls until `stop`, then drains.
 pub async fn consume<Q, H, E>(queue: Arc<Q>, handler: Arc<H>, entropy: Arc<E>, config: ConsumerConfig, stop: CancellationToken) -> Drained
 where
@@ -110,7 +116,8 @@ where
     E: Entropy,
 {
     let permits = Arc::new(Semaphore::new(config.concurrency));
-    let worker = Arc::new(Worker { queue, handler, entropy, config });
+    let (end, deadline) = Deadline::settable();
+    let worker = Arc::new(Worker { queue, handler, entropy, config, deadline });
     let mut polls_failed = 0;
     while let Some(permit) = permit(&permits, &stop).await {
         match worker.poll(&stop).await {
@@ -127,11 +134,16 @@ where
             Err(failure) => {
                 polls_failed += 1;
                 metrics::counter!("recado_poll_failures_total", "queue" => config.name).increment(1);
-                tracing::warn!(queue = config.name, reason = failure.reason(), polls_failed, "polling failed");
+                let reason = failure.reason();
+                match polls_failed {
+                    0..POLLS_FAIL => tracing::warn!(queue = config.name, reason, polls_failed, "polling failed"),
+                    _ => tracing::error!(queue = config.name, reason, polls_failed, "polling failed"),
+                }
                 worker.pause(polls_failed, &stop).await;
             }
         }
     }
+    end.send_replace(Some(Instant::now() + config.drain));
     drain(&permits, &config).await
 }
 
@@ -164,6 +176,7 @@ struct Worker<Q, H, E> {
     handler: Arc<H>,
     entropy: Arc<E>,
     config: ConsumerConfig,
+    deadline: Deadline,
 }
 
 impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
@@ -219,7 +232,7 @@ impl<Q: Queue, H: Handler, E: Entropy> Worker<Q, H, E> {
         metrics::counter!("recado_received_total", "queue" => self.config.name).increment(batch.len() as u64);
         let dispositions = tokio::select! {
             biased;
-            dispositions = settle::answers(&self.handler, &batch) => dispositions,
+            dispositions = settle::answers(&self.handler, &batch, &self.deadline) => dispositions,
             never = self.keep_lease(&batch) => match never {},
         };
         self.settle(batch, dispositions).await;
@@ -255,7 +268,6 @@ mod tests {
     use recado_domain::ports::Outgoing;
     use recado_memory::{ManualClock, MemoryQueue, SeededEntropy};
     use tokio::task::JoinHandle;
-    use tokio::time::Instant;
 
     use super::by_body::ByBody;
     use super::*;
@@ -381,8 +393,13 @@ mod tests {
             queue.send(&[message]).await.remove(0).unwrap();
         }
         let config = ConsumerConfig { batch: 50, wait: Duration::ZERO, ..ConsumerConfig::named("test") };
-        let worker =
-            Worker { queue: queue.clone(), handler: Arc::new(ByBody::default()), entropy: Arc::new(SeededEntropy::new(1)), config };
+        let worker = Worker {
+            queue: queue.clone(),
+            handler: Arc::new(ByBody::default()),
+            entropy: Arc::new(SeededEntropy::new(1)),
+            config,
+            deadline: Deadline::never(),
+        };
         let mut batches = Vec::new();
         loop {
             match worker.poll(&CancellationToken::new()).await.unwrap().len() {
@@ -411,7 +428,13 @@ mod tests {
         let faults = queue.clone();
         queue.faults().after_next("receive", move || faults.faults().fail_next("receive", Failure::transient("busy")));
         let config = ConsumerConfig { batch: 50, ..ConsumerConfig::named("test") };
-        let worker = Worker { queue, handler: Arc::new(ByBody::default()), entropy: Arc::new(SeededEntropy::new(1)), config };
+        let worker = Worker {
+            queue,
+            handler: Arc::new(ByBody::default()),
+            entropy: Arc::new(SeededEntropy::new(1)),
+            config,
+            deadline: Deadline::never(),
+        };
         assert_eq!(worker.poll(&CancellationToken::new()).await.unwrap().len(), 10);
     }
 

@@ -9,7 +9,7 @@ use recado_domain::failure::Failure;
 use recado_domain::ports::{Entropy, Outcome, Received};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Disposition, Handler};
+use super::{Deadline, Disposition, Handler};
 use crate::backoff::RetrySchedule;
 
 /// A batch, by what has to be done with each message.
@@ -25,9 +25,9 @@ pub(super) struct Sorted {
 
 /// Handles a batch in a task of its own: a panic gives the batch back and leaves the worker alive. Dropped, it ends
 /// the task.
-pub(super) async fn answers<H: Handler>(handler: &Arc<H>, batch: &[Received]) -> Vec<Disposition> {
-    let (handler, messages) = (handler.clone(), batch.to_vec());
-    let task = AbortOnDropHandle::new(tokio::spawn(async move { handler.handle(messages).await }));
+pub(super) async fn answers<H: Handler>(handler: &Arc<H>, batch: &[Received], deadline: &Deadline) -> Vec<Disposition> {
+    let (handler, messages, deadline) = (handler.clone(), batch.to_vec(), deadline.clone());
+    let task = AbortOnDropHandle::new(tokio::spawn(async move { handler.handle(messages, &deadline).await }));
     match task.await {
         Ok(answers) if answers.len() == batch.len() => answers,
         Ok(_) => retry_all(batch.len(), "the handler answered for another number of messages than it got"),
@@ -48,7 +48,7 @@ pub(super) fn sort(
     retry: &RetrySchedule,
     entropy: &impl Entropy,
 ) -> Sorted {
-    let mut sorted = Sorted::default();
+    let (mut sorted, mut last) = (Sorted::default(), None);
     for (message, disposition) in batch.into_iter().zip(dispositions) {
         match give_up(&message, disposition, retry) {
             Disposition::Done => sorted.done.push(message),
@@ -58,7 +58,7 @@ pub(super) fn sort(
             }
             Disposition::Retry { after, reason } => {
                 let wait = retry.delay(message.receive_count, after, entropy);
-                tracing::info!(
+                tracing::warn!(
                     queue,
                     message_id = message.message_id,
                     attempt = message.receive_count,
@@ -67,8 +67,14 @@ pub(super) fn sort(
                     "message given back"
                 );
                 sorted.back.push((message, wait));
+                last = Some(reason);
             }
         }
+    }
+    // An alarm looks for errors. A message that fails is not one yet; a batch of which nothing could be done is what a store, a permission or a
+    // network looks like that fails for everybody.
+    if let (Some(reason), true, true) = (last, sorted.done.is_empty(), sorted.dead.is_empty()) {
+        tracing::error!(queue, messages = sorted.back.len(), reason, "nothing of a batch could be done");
     }
     let count = |outcome: &'static str, n: usize| {
         metrics::counter!("recado_settled_total", "queue" => queue, "outcome" => outcome).increment(n as u64)
@@ -128,7 +134,7 @@ mod tests {
     struct Forgetful;
 
     impl Handler for Forgetful {
-        async fn handle(&self, batch: Vec<Received>) -> Vec<Disposition> {
+        async fn handle(&self, batch: Vec<Received>, _: &Deadline) -> Vec<Disposition> {
             batch.iter().take(1).map(|_| Disposition::Done).collect()
         }
     }
@@ -139,7 +145,7 @@ mod tests {
             let (token, message_id) = (AckToken(n.to_string()), n.to_string());
             Received { token, message_id, body: String::new(), attributes: BTreeMap::new(), receive_count: 1 }
         };
-        let of = async |count: u32| answers(&Arc::new(Forgetful), &(0..count).map(message).collect::<Vec<_>>()).await;
+        let of = async |count: u32| answers(&Arc::new(Forgetful), &(0..count).map(message).collect::<Vec<_>>(), &Deadline::never()).await;
         assert_eq!(of(1).await, [Disposition::Done]);
         let answers = of(2).await;
         assert_eq!(answers.len(), 2);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use recado_domain::ports::{AckToken, Entropy, Queue, Received};
 use tokio::time::Instant;
 
-use super::Handler;
 use super::settle::{self, Sorted};
+use super::{Deadline, Handler};
 use crate::backoff::RetrySchedule;
 
 /// Handles batches one after the other.
@@ -45,7 +45,8 @@ impl<Q: Queue, H: Handler, E: Entropy> Trigger<Q, H, E> {
         let end = Instant::now() + within;
         let handle_until = end - self.margin.min(within / 2);
         metrics::counter!("recado_received_total", "queue" => self.name).increment(batch.len() as u64);
-        let answers = match tokio::time::timeout_at(handle_until, settle::answers(&self.handler, &batch)).await {
+        let answers = match tokio::time::timeout_at(handle_until, settle::answers(&self.handler, &batch, &Deadline::at(handle_until))).await
+        {
             Ok(answers) => answers,
             Err(_) => settle::retry_all(batch.len(), "the time of the invocation was over; give it more, or smaller batches"),
         };

@@ -9,7 +9,7 @@ use recado_domain::event::Event;
 use recado_domain::ports::{OutgoingMail, Received};
 use recado_email_worker::{EmailWorker, MailConfig, MailSettings, Ports, Templates};
 use recado_memory::{ManualClock, MemoryClaims, MemoryMailer, MemorySuppressions, SeededEntropy};
-use recado_runtime::consumer::Handler;
+use recado_runtime::consumer::{Deadline, Handler};
 use serde_json::{Map, Value, json};
 
 use crate::{now, run};
@@ -68,7 +68,7 @@ fn mails(event: &Event) -> Vec<OutgoingMail> {
         attributes: Default::default(),
         receive_count: 1,
     };
-    run(worker.handle(vec![message]));
+    run(worker.handle(vec![message], &Deadline::never()));
     mailer.sent()
 }
 
