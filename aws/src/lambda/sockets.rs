@@ -195,7 +195,13 @@ async fn answer<F: Future<Output = Answer>>(route: Route, handle: impl Fn(Event)
         },
     };
     let ms = started.elapsed().as_millis();
-    tracing::info!(route = route.name(), status = answer.status, code = answer.code, detail = answer.detail, ms, "route answered");
+    // Two levels of one line: a function that answers 503 has not failed for its platform, and an alarm looks for errors.
+    match answer.status {
+        500.. => {
+            tracing::error!(route = route.name(), status = answer.status, code = answer.code, detail = answer.detail, ms, "route failed")
+        }
+        _ => tracing::info!(route = route.name(), status = answer.status, code = answer.code, detail = answer.detail, ms, "route answered"),
+    }
     // Nobody is told: a client that gets no answer repeats its frame.
     if route == Route::Message { Answer::ok() } else { answer }
 }
