@@ -39,6 +39,9 @@ NAMES_NO_RESOURCE = {
 AWS_POLICIES = {("ApiGatewayLogRole", "AmazonAPIGatewayPushToCloudWatchLogs")}
 # A connection's id is known only once it is open, so the last part of this resource stays open.
 OPEN_ENDED = re.compile(r"^[^*]+/(POST|DELETE)/@connections/\*$")
+# Actions on what nobody knows before, each with the key of a condition that has to name what matters instead, and the resource that may stay open then.
+# In its sandbox SES asks for the recipient's identity beside the sender's; who sends is what a role must not choose.
+BOUND = {"ses:SendRawEmail": ("ses:FromAddress", re.compile(r"^[^*]+:identity/\*$"))}
 
 # What access logs may say. Query strings hold tokens, paths may hold anything, addresses are somebody's.
 LOGGED = {
@@ -73,7 +76,15 @@ READS = {
     "ws-message": EVERY | {"RECADO_TABLE", "RECADO_SOCKETS_ENDPOINT"},
     "http-api": EVERY | TOKENS | {"RECADO_TABLE", "RECADO_SOCKETS_ENDPOINT", "RECADO_TOPIC_ARN", "RECADO_PUBLISH_KEY"},
     "dispatcher": EVERY
-    | {"RECADO_TABLE", "RECADO_SOCKETS_ENDPOINT", "RECADO_INBOX_QUEUE_URL", "RECADO_INBOX_DEAD_LETTERS_URL", "RECADO_EMAIL_QUEUE_URL"},
+    | {
+        "RECADO_TABLE",
+        "RECADO_SOCKETS_ENDPOINT",
+        "RECADO_INBOX_QUEUE_URL",
+        "RECADO_INBOX_DEAD_LETTERS_URL",
+        "RECADO_EMAIL_QUEUE_URL",
+        "RECADO_POSTS_PER_SECOND",
+        "RECADO_DISPATCHER_PROCESSES",
+    },
     "email-worker": EVERY
     | {
         "RECADO_TABLE",
@@ -83,9 +94,22 @@ READS = {
         "RECADO_MAIL_FROM",
         "RECADO_MAIL_BASE_URL",
         "RECADO_TEMPLATES",
+        "RECADO_MAIL_PROCESSES",
     },
     "mail-feedback": EVERY | {"RECADO_TABLE", "RECADO_FEEDBACK_QUEUE_URL", "RECADO_FEEDBACK_DEAD_LETTERS_URL"},
 }
+# What a container reads beside that: where it answers the probe of its health check.
+LISTEN = "RECADO_LISTEN"
+# What is one for all processes of a kind, and how each is told with how many it shares it.
+SHARED = {
+    "dispatcher": ("RECADO_DISPATCHER_PROCESSES", {"RECADO_POSTS_PER_SECOND"}),
+    # SES itself says how many mails a second.
+    "email-worker": ("RECADO_MAIL_PROCESSES", set()),
+}
+
+# The lines of a log that are counted: every work that failed, and every mail that was not sent and is tried again.
+FAILED = '{ $.level = "ERROR" }'
+NOT_SENT = '{ ($.message = "mail not sent") && ($.kind = "transient") }'
 
 # ── Reading a template ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,13 +196,52 @@ def package_of(properties):
     return pathlib.PurePosixPath(properties["CodeUri"]).name.removesuffix(".zip")
 
 
-def environments(template, source):
-    """Each process with the names in its environment: (where, package, names)."""
-    for logical, properties in of_type(source, "AWS::Serverless::Function"):
-        yield logical, package_of(properties), set(properties.get("Environment", {}).get("Variables", {}))
+def containers(template):
     for logical, properties in of_type(template, "AWS::ECS::TaskDefinition"):
         for container in properties["ContainerDefinitions"]:
-            yield logical, container["Name"], {entry["Name"] for entry in listed(container["Environment"])}
+            yield logical, container
+
+
+def environments(template, source):
+    """Each process with its environment: (where, package, variables)."""
+    for logical, properties in of_type(source, "AWS::Serverless::Function"):
+        yield logical, package_of(properties), properties.get("Environment", {}).get("Variables", {})
+    for logical, container in containers(template):
+        yield logical, container["Name"], {entry["Name"]: entry["Value"] for entry in listed(container["Environment"])}
+
+
+def at_most(template, source):
+    """How many of each worker run at the same time: a number, or the parameter that says it."""
+    most = {}
+    for logical, properties in of_type(source, "AWS::Serverless::Function"):
+        for event in properties.get("Events", {}).values():
+            most[logical] = in_numbers(event["Properties"].get("ScalingConfig", {}).get("MaximumConcurrency"))
+    scaled = {text_of(properties["ResourceId"]): properties for _, properties in of_type(template, "AWS::ApplicationAutoScaling::ScalableTarget")}
+    for service, properties in of_type(template, "AWS::ECS::Service"):
+        task = referred(properties["TaskDefinition"])
+        targets = [target for resource, target in scaled.items() if f"${{{service}.Name}}" in resource]
+        # While a deployment replaces tasks that do not scale, the old ones are still there.
+        overlap = properties["DeploymentConfiguration"]["MaximumPercent"] / 100
+        most[task] = in_numbers(targets[0]["MaxCapacity"]) if targets else int(properties["DesiredCount"] * overlap)
+    return most
+
+
+def in_numbers(value):
+    """What a number is looked up by in the mapping of numbers, or the number itself."""
+    return value["Fn::FindInMap"][1] if isinstance(value, dict) and "Fn::FindInMap" in value else value
+
+
+def entrypoint(room):
+    """The program that the image of a room runs."""
+    return json.loads(re.search(r"^ENTRYPOINT (\[.*\])$", (ROOT / room / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE).group(1))
+
+
+def written_logs(template):
+    """Each process with the log group that it writes: (where, log group)."""
+    for logical, properties in functions(template):
+        yield logical, referred(properties.get("LoggingConfig", {}).get("LogGroup"))
+    for logical, container in containers(template):
+        yield logical, referred(container["LogConfiguration"]["Options"]["awslogs-group"])
 
 
 # ── The rules: each yields its problems ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -204,10 +267,17 @@ def resources_are_named(template, _source):
                 for action in actions:
                     if action not in NAMES_NO_RESOURCE:
                         yield f"{where}: {action} can name a resource, and is allowed on all"
-            elif "*" in text and not OPEN_ENDED.match(text):
+            elif "*" in text and not OPEN_ENDED.match(text) and not is_bound(statement, text):
                 yield f"{where}: the resource {text} is open where a name is known"
         if not list(listed(statement.get("Resource", []))):
             yield f"{where}: a statement without resources"
+
+
+def is_bound(statement, resource):
+    """Whether a condition names what the resource leaves open, for every action of the statement."""
+    named = statement.get("Condition", {}).get("StringEquals", {})
+    bounds = [BOUND.get(action) for action in listed(statement.get("Action", []))]
+    return bool(bounds) and all(bound and named.get(bound[0]) and bound[1].match(resource) for bound in bounds)
 
 
 def policies_of_aws_are_known(template, _source):
@@ -368,12 +438,36 @@ def unwanted_in_format(logical, log_format):
 
 
 def environments_hold_what_is_read(template, source):
-    for where, package, names in environments(template, source):
+    in_containers = {logical for logical, _ in containers(template)}
+    for where, package, variables in environments(template, source):
         if package not in READS:
             yield f"{where}: {package} is not a process of Recado"
             continue
-        for name in sorted(names - READS[package]):
+        read = READS[package] | ({LISTEN} if where in in_containers else set())
+        for name in sorted(set(variables) - read):
             yield f"{where}: {name} is not read by {package}"
+
+
+def processes_know_with_how_many_they_share(template, source):
+    most = at_most(template, source)
+    for where, package, variables in environments(template, source):
+        count, shared = SHARED.get(package, (None, set()))
+        for name in sorted(shared - set(variables)):
+            yield f"{where}: without {name} nothing limits all of them together"
+        if count and str(variables.get(count)) != str(most[where]):
+            yield f"{where}: {count} is {variables.get(count)}, and {most[where]} run at the most"
+
+
+def containers_are_asked_for_their_health(template, _source):
+    for where, container in containers(template):
+        check = container.get("HealthCheck", {})
+        if check.get("Command") != ["CMD", *entrypoint(container["Name"]), "probe"]:
+            yield f"{where}: nobody asks whether it is well"
+        if not check.get("StartPeriod"):
+            yield f"{where}: has no time to start before it counts as ill"
+        listens = {entry["Name"]: entry["Value"] for entry in listed(container["Environment"])}.get(LISTEN, "")
+        if not listens.startswith("127.0.0.1:"):
+            yield f"{where}: listens at {listens or 'no address'}, and a probe asks within the task"
 
 
 def secrets_are_not_shown(_template, source):
@@ -415,6 +509,30 @@ def every_dead_letter_queue_has_an_alarm(template, _source):
             yield f"{logical}: has no alarm"
 
 
+def what_fails_in_logs_is_counted(template, source):
+    watched = {metric_of(properties) for _, properties in of_type(template, "AWS::CloudWatch::Alarm")}
+    counted = set()
+    for logical, properties in of_type(template, "AWS::Logs::MetricFilter"):
+        (metric,) = properties["MetricTransformations"]
+        counted.add((referred(properties["LogGroupName"]), properties["FilterPattern"]))
+        if metric_of(metric) not in watched:
+            yield f"{logical}: no alarm looks at what it counts"
+        if "${AWS::StackName}" not in text_of(metric["MetricName"]):
+            yield f"{logical}: counts together with every other stack of the account"
+        if metric.get("MetricValue") != "1" or metric.get("DefaultValue") != 0:
+            yield f"{logical}: does not count lines"
+    mails = {where for where, package, _ in environments(template, source) if package == "email-worker"}
+    for where, log in written_logs(template):
+        if (log, FAILED) not in counted:
+            yield f"{where}: nobody counts the lines in {log} that say that its work failed"
+        if where in mails and (log, NOT_SENT) not in counted:
+            yield f"{where}: nobody counts the lines in {log} that say that a mail is tried again"
+
+
+def metric_of(properties):
+    return properties.get("Namespace") or properties.get("MetricNamespace"), text_of(properties.get("MetricName"))
+
+
 RULES = [
     actions_are_named,
     resources_are_named,
@@ -429,9 +547,12 @@ RULES = [
     logs_are_kept_for_a_time,
     access_logs_hold_no_token,
     environments_hold_what_is_read,
+    processes_know_with_how_many_they_share,
+    containers_are_asked_for_their_health,
     secrets_are_not_shown,
     parameters_are_explained_and_bounded,
     every_dead_letter_queue_has_an_alarm,
+    what_fails_in_logs_is_counted,
 ]
 
 # ── Everything ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -36,6 +36,7 @@ import socketserver
 import sys
 import threading
 import time
+import types
 import urllib.parse
 
 
@@ -199,9 +200,10 @@ class Subprotocols:
 
 
 class Several(str):
-    """The first of several resources that a request needs a permission for, and the others."""
+    """The first of several resources that a request needs a permission for, the others, and what conditions are told of the request."""
 
     others = ()
+    keys = types.MappingProxyType({})
 
 
 class Permissions:
@@ -210,8 +212,8 @@ class Permissions:
     * A batch of SQS or SNS is the action of its single call ("Amazon SQS API permissions: Actions and resource reference").
     * A statement of PartiQL is dynamodb:PartiQLInsert, -Update, -Delete or -Select on its table ("IAM security policies with PartiQL for
       DynamoDB").
-    * ses:SendRawEmail is asked for on the identity, and on the configuration set where one is named ("Actions, resources, and condition
-      keys for Amazon SES").
+    * ses:SendRawEmail is asked for on the sender's identity, as in the sandbox on the recipients' as well, and on the configuration set where
+      one is named; conditions are told the sender's address without its name ("Actions, resources, and condition keys for Amazon SES").
     * A function's role receives and deletes for its event source mapping ("Configuring Amazon SQS trigger permissions"), and writes its
       log ("Sending Lambda function logs to CloudWatch Logs"). ministack does both itself.
     * A task gets credentials of its role where that trusts ECS for this account ("Amazon ECS task IAM role"). ministack runs no task.
@@ -273,9 +275,12 @@ class Permissions:
     def of_mail(self, query, prefix):
         sender = self._ses._p(query, "Source").rsplit("<", 1)[-1].rstrip(">")
         identity = sender if sender in self._ses._identities else sender.rsplit("@", 1)[-1]
-        resources = Several(f"{prefix}:identity/{identity}")
+        recipients = self._ses._collect_list(query, "Destinations.member")
         configuration = self._ses._p(query, "ConfigurationSetName")
-        resources.others = [f"{prefix}:configuration-set/{configuration}"] if configuration else []
+        resources = Several(f"{prefix}:identity/{identity}")
+        resources.others = [f"{prefix}:identity/{recipient}" for recipient in recipients]
+        resources.others += [f"{prefix}:configuration-set/{configuration}"] if configuration else []
+        resources.keys = {"ses:FromAddress": sender}
         return resources
 
     def parts_of(self, action, body, region, account):
@@ -293,8 +298,9 @@ class Permissions:
 
     def enforce(self, key, action, service, region, resource_arn="*", service_context=None):
         account, role, principal = self.role_of(key)
+        context = {**(service_context or {}), **getattr(resource_arn, "keys", {})}
         for resource in (str(resource_arn), *getattr(resource_arn, "others", ())):
-            denied = self._enforce(key, action, service, region, resource_arn=resource, service_context=service_context)
+            denied = self._enforce(key, action, service, region, resource_arn=resource, service_context=context)
             if not denied and any(part in resource for part in self._withheld.get((account, role, action), ())):
                 denied = self._evaluator.EvalResult("ImplicitDeny", principal_arn=principal)
             if role:

@@ -125,6 +125,42 @@ class Resources(Broken):
         self.assert_says("MessageRole: a statement without resources", change)
 
 
+    def test_mail_to_anybody_from_anybody(self):
+        def change(resources, _):
+            del statement_of_mail(resources)["Condition"]
+
+        self.assert_says("EmailWorkerPolicy: the resource arn:", change)
+
+    def test_mail_bound_by_something_else_than_the_sender(self):
+        def change(resources, _):
+            statement_of_mail(resources)["Condition"] = {"StringEquals": {"ses:FromDisplayName": "Example"}}
+
+        self.assert_says("identity/* is open where a name is known", change)
+
+    def test_mail_from_whoever_is_like_the_sender(self):
+        def change(resources, _):
+            statement_of_mail(resources)["Condition"] = {"StringLike": {"ses:FromAddress": "*"}}
+
+        self.assert_says("identity/* is open where a name is known", change)
+
+    def test_a_condition_of_mail_opens_nothing_else(self):
+        def change(resources, _):
+            statement_of_mail(resources)["Action"] = ["ses:SendRawEmail", "ses:DeleteIdentity"]
+
+        self.assert_says("identity/* is open where a name is known", change)
+
+    def test_mail_of_every_account(self):
+        def change(resources, _):
+            statement_of_mail(resources)["Resource"] = "arn:aws:ses:eu-west-1:*:identity/*"
+
+        self.assert_says("EmailWorkerPolicy: the resource arn:aws:ses:eu-west-1:*:identity/*", change)
+
+
+def statement_of_mail(resources):
+    (statement,) = [one for one in resources["EmailWorkerPolicy"]["Properties"]["PolicyDocument"]["Statement"] if "Condition" in one]
+    return statement
+
+
 class PoliciesOfAws(Broken):
     rule = "policies_of_aws_are_known"
 
@@ -359,6 +395,106 @@ class Environments(Broken):
         self.assert_says("other is not a process of Recado", change)
 
 
+    def test_a_function_that_would_listen(self):
+        def change(resources, _):
+            resources["DispatcherFunction"]["Properties"]["Environment"]["Variables"]["RECADO_LISTEN"] = "127.0.0.1:8421"
+
+        self.assert_says("DispatcherFunction: RECADO_LISTEN is not read by dispatcher", change)
+
+
+def variables_of(resources, function):
+    return resources[function]["Properties"]["Environment"]["Variables"]
+
+
+def container_of(resources, task):
+    return resources[task]["Properties"]["ContainerDefinitions"][0]
+
+
+def drop(environment, name):
+    environment[:] = [entry for entry in environment if entry.get("Name") != name]
+
+
+class Shares(Broken):
+    rule = "processes_know_with_how_many_they_share"
+
+    def test_how_many_run_comes_from_the_template(self):
+        most = check_template.at_most(check_template.plain(SOURCE), SOURCE)
+        self.assertEqual(most["EmailWorkerFunction"], {"Ref": "EmailConcurrency"})
+        self.assertEqual(most["DispatcherTask"], {"Ref": "DispatcherMaxTasks"})
+        self.assertEqual(most["EmailWorkerTask"], 2)
+
+    def test_a_function_that_believes_to_be_alone(self):
+        def change(resources, _):
+            del variables_of(resources, "EmailWorkerFunction")["RECADO_MAIL_PROCESSES"]
+
+        self.assert_says("EmailWorkerFunction: RECADO_MAIL_PROCESSES is None", change)
+
+    def test_functions_that_share_with_others_than_run(self):
+        def change(resources, _):
+            variables_of(resources, "DispatcherFunction")["RECADO_DISPATCHER_PROCESSES"] = {"Ref": "DispatcherMaxTasks"}
+
+        self.assert_says("DispatcherFunction: RECADO_DISPATCHER_PROCESSES is {'Ref': 'DispatcherMaxTasks'}", change)
+
+    def test_tasks_that_share_with_others_than_run(self):
+        def change(resources, _):
+            resources["DispatcherScaling"]["Properties"]["MaxCapacity"] = 1000
+
+        self.assert_says("DispatcherTask: RECADO_DISPATCHER_PROCESSES is {'Ref': 'DispatcherMaxTasks'}, and 1000 run", change)
+
+    def test_a_second_task_of_the_email_worker(self):
+        def change(resources, _):
+            resources["EmailWorkerService"]["Properties"]["DesiredCount"] = 2
+
+        self.assert_says("EmailWorkerTask: RECADO_MAIL_PROCESSES is 2, and 4 run", change)
+
+    def test_posts_that_nothing_limits(self):
+        def change(resources, _):
+            del variables_of(resources, "DispatcherFunction")["RECADO_POSTS_PER_SECOND"]
+            drop(container_of(resources, "DispatcherTask")["Environment"], "RECADO_POSTS_PER_SECOND")
+
+        self.assert_says("DispatcherFunction: without RECADO_POSTS_PER_SECOND", change)
+        self.assert_says("DispatcherTask: without RECADO_POSTS_PER_SECOND", change)
+
+
+class Health(Broken):
+    rule = "containers_are_asked_for_their_health"
+
+    def test_the_program_is_that_of_the_image(self):
+        self.assertEqual(check_template.entrypoint("email-worker"), ["/usr/local/bin/recado-email-worker"])
+
+    def test_a_container_that_nobody_asks(self):
+        def change(resources, _):
+            del container_of(resources, "DispatcherTask")["HealthCheck"]
+
+        self.assert_says("DispatcherTask: nobody asks whether it is well", change)
+
+    def test_a_probe_of_another_program(self):
+        def change(resources, _):
+            container_of(resources, "EmailWorkerTask")["HealthCheck"]["Command"][1] = "/usr/local/bin/recado-dispatcher"
+
+        self.assert_says("EmailWorkerTask: nobody asks whether it is well", change)
+
+    def test_a_start_that_counts_as_illness(self):
+        def change(resources, _):
+            del container_of(resources, "DispatcherTask")["HealthCheck"]["StartPeriod"]
+
+        self.assert_says("DispatcherTask: has no time to start", change)
+
+    def test_a_container_that_answers_nobody(self):
+        def change(resources, _):
+            drop(container_of(resources, "EmailWorkerTask")["Environment"], "RECADO_LISTEN")
+
+        self.assert_says("EmailWorkerTask: listens at no address", change)
+
+    def test_a_container_that_answers_everybody(self):
+        def change(resources, _):
+            environment = container_of(resources, "EmailWorkerTask")["Environment"]
+            drop(environment, "RECADO_LISTEN")
+            environment.append({"Name": "RECADO_LISTEN", "Value": "0.0.0.0:8421"})
+
+        self.assert_says("EmailWorkerTask: listens at 0.0.0.0:8421", change)
+
+
 class Secrets(Broken):
     rule = "secrets_are_not_shown"
 
@@ -423,6 +559,58 @@ class Alarms(Broken):
             resources["InboxAgeAlarm"]["Properties"]["AlarmDescription"] = "old"
 
         self.assert_says("InboxAgeAlarm: does not say where to read", change)
+
+
+class Counted(Broken):
+    rule = "what_fails_in_logs_is_counted"
+
+    def test_the_source_writes_what_is_counted(self):
+        worker = (check_template.ROOT / "email-worker/src/worker.rs").read_text(encoding="utf-8")
+        for literal in ("mail not sent", "transient"):
+            self.assertIn(f'"{literal}"', worker)
+            self.assertIn(f'"{literal}"', check_template.NOT_SENT)
+
+    def test_a_function_whose_failures_nobody_counts(self):
+        def change(resources, _):
+            del resources["MessageFailures"]
+
+        self.assert_says("MessageFunction: nobody counts the lines in MessageLog that say that its work failed", change)
+
+    def test_containers_whose_failures_nobody_counts(self):
+        def change(resources, _):
+            resources["TasksFailures"]["Properties"]["FilterPattern"] = '{ $.level = "error" }'
+
+        self.assert_says("DispatcherTask: nobody counts the lines in TasksLog that say that its work failed", change)
+
+    def test_mails_that_nobody_counts(self):
+        for name, where in (("EmailWorkerNotSent", "EmailWorkerFunction"), ("TasksNotSent", "EmailWorkerTask")):
+            with self.subTest(name):
+
+                def change(resources, _, name=name):
+                    del resources[name]
+
+                self.assert_says(f"{where}: nobody counts the lines in", change)
+
+    def test_a_count_that_no_alarm_looks_at(self):
+        for name, says in (("FailuresAlarm", "HttpFailures"), ("MailNotSentAlarm", "TasksNotSent")):
+            with self.subTest(name):
+
+                def change(resources, _, name=name):
+                    resources[name]["Properties"]["MetricName"] = "other"
+
+                self.assert_says(f"{says}: no alarm looks at what it counts", change)
+
+    def test_a_count_of_all_stacks(self):
+        def change(resources, _):
+            resources["ConnectFailures"]["Properties"]["MetricTransformations"][0]["MetricName"] = "failures"
+
+        self.assert_says("ConnectFailures: counts together with every other stack", change)
+
+    def test_a_count_that_does_not_say_that_nothing_failed(self):
+        def change(resources, _):
+            del resources["ConnectFailures"]["Properties"]["MetricTransformations"][0]["DefaultValue"]
+
+        self.assert_says("ConnectFailures: does not count lines", change)
 
 
 class TheImages(unittest.TestCase):

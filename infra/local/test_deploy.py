@@ -9,8 +9,13 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import urllib.request
+
+import boto3
+import botocore.exceptions
 
 FOLDER = pathlib.Path(__file__).resolve().parent
+REGION = "us-east-1"
 TOKENS = {"TokenSecret": "0123456789abcdef0123456789abcdef"}
 MAIL = {"MailFrom": "Example <news@example.com>"}
 # What the emulator can take (infra/README.md).
@@ -37,14 +42,17 @@ OUTPUTS = {
 }
 
 
-class Deployed(unittest.TestCase):
+class OnAnEmulator(unittest.TestCase):
+    # How it is started.
+    options = []
+
     @classmethod
     def setUpClass(cls):
         state = tempfile.TemporaryDirectory()
         cls.addClassCleanup(state.cleanup)
         # It ends when its standard input does, and so with this process.
         emulator = subprocess.Popen(
-            [sys.executable, FOLDER / "emulator.py", "--state", state.name, "--log-level", "CRITICAL"],
+            [sys.executable, FOLDER / "emulator.py", "--state", state.name, "--log-level", "CRITICAL", *cls.options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -67,6 +75,12 @@ class Deployed(unittest.TestCase):
         self.assertEqual(run.returncode, 0, run.stderr)
         return json.loads(run.stdout)
 
+    def client(self, service, account, **credentials):
+        keys = {"aws_access_key_id": account, "aws_secret_access_key": "test", **credentials}
+        return boto3.client(service, endpoint_url=self.endpoint, region_name=REGION, **keys)
+
+
+class Deployed(OnAnEmulator):
     def test_with_functions_alone(self):
         outputs = self.outputs("100000000001", DispatcherMode="lambda")
         self.assertEqual(OUTPUTS | {"AlarmTopicArn"}, set(outputs))
@@ -92,7 +106,7 @@ class Deployed(unittest.TestCase):
             TokenAudience="recado",
             AllowOrigins="https://app.example.com,https://example.com",
             PublishKeys="0123456789abcdef,fedcba9876543210",
-            MailIdentity="example.com",
+            PostsPerSecond="500",
             MailBaseUrl="https://app.example.com",
             TopicKey="arn:aws:kms:us-east-1:100000000004:key/1234abcd-12ab-34cd-56ef-1234567890ab",
             AlarmEmail="operations@example.com",
@@ -122,11 +136,65 @@ class Deployed(unittest.TestCase):
                 self.assertEqual(run.returncode, 1)
                 self.assertIn(reason, run.stderr)
 
+    def test_the_sender_is_the_address_of_mail_from(self):
+        iam = self.client("iam", "100000000007")
+        for sender in ("Example <news@example.com>", "news@example.com"):
+            with self.subTest(sender):
+                policy = self.outputs("100000000007", DispatcherMode="external", MailFrom=sender)["EmailWorkerPolicyArn"]
+                version = iam.get_policy(PolicyArn=policy)["Policy"]["DefaultVersionId"]
+                document = iam.get_policy_version(PolicyArn=policy, VersionId=version)["PolicyVersion"]["Document"]
+                (condition,) = [statement["Condition"] for statement in document["Statement"] if "Condition" in statement]
+                self.assertEqual(condition, {"StringEquals": {"ses:FromAddress": "news@example.com"}})
+
+    def test_logs_are_counted_where_there_are_any(self):
+        logs = self.client("logs", "100000000008")
+        for parameters, expected in [
+            ({"DispatcherMode": "lambda"}, 5 + 2 + 1),
+            ({"DispatcherMode": "external", "EmailWorkerMode": "fargate", "ImageTag": "a1"}, 5 + 2),
+            ({"DispatcherMode": "external", "EmailWorkerMode": "external"}, 5),
+            ({"DispatcherMode": "lambda", "Monitoring": "none"}, 0),
+        ]:
+            with self.subTest(parameters):
+                self.outputs("100000000008", **parameters)
+                self.assertEqual(len(logs.describe_metric_filters()["metricFilters"]), expected)
+
     def test_only_this_machine_is_deployed_to(self):
         command = [sys.executable, FOLDER / "deploy.py", "--endpoint", "https://aws.example.com", "--account", "1", "--stack", "recado"]
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         self.assertEqual(run.returncode, 2)
         self.assertIn("only an emulator on this machine", run.stderr)
+
+
+class Enforced(OnAnEmulator):
+    options = ["--auth"]
+
+    def asked(self, route, **question):
+        request = urllib.request.Request(f"{self.endpoint}/_recado/{route}", json.dumps(question).encode(), {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def test_mail_may_go_to_anybody_and_come_from_the_sender_alone(self):
+        account = "100000000001"
+        outputs = self.outputs(account, DispatcherMode="external", EmailWorkerMode="fargate", ImageTag="a1")
+        resources = self.client("cloudformation", account).list_stack_resources(StackName="recado")["StackResourceSummaries"]
+        (role,) = [resource["PhysicalResourceId"] for resource in resources if resource["LogicalResourceId"] == "EmailWorkerTaskRole"]
+        for address in ("news@example.com", "other@example.com", "alice@elsewhere.example"):
+            self.client("ses", account).verify_email_identity(EmailAddress=address)
+        given = {name.lower(): value for name, value in self.asked("assume", account=account, role=role, region=REGION).items()}
+        worker = self.client("ses", account, **given)
+
+        def send(sender):
+            message = {"Data": f"From: {sender}\r\nTo: alice@elsewhere.example\r\nSubject: hi\r\n\r\nhi\r\n".encode()}
+            envelope = {"Source": sender, "Destinations": ["alice@elsewhere.example"], "ConfigurationSetName": outputs["ConfigurationSet"]}
+            return worker.send_raw_email(RawMessage=message, **envelope)
+
+        send("news@example.com")
+        send("Example <news@example.com>")
+        with self.assertRaisesRegex(botocore.exceptions.ClientError, "ses:SendRawEmail on resource.*identity/other@example.com"):
+            send("other@example.com")
+        decisions = self.asked("decisions", account=account)
+        asked = {decision["resource"].split(":")[-1] for decision in decisions if decision["role"] == role and decision["allowed"]}
+        self.assertEqual(asked, {"identity/news@example.com", "identity/alice@elsewhere.example", f"configuration-set/{outputs['ConfigurationSet']}"})
 
 
 if __name__ == "__main__":

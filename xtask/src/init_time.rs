@@ -26,7 +26,7 @@ const INIT_WITHIN: Duration = Duration::from_secs(10);
 /// What asks for an invocation ("Using the Lambda runtime API").
 const NEXT: &str = "GET /2018-06-01/runtime/invocation/next ";
 /// What the template sets, for all functions at once; `each_variable_of_the_template_is_set` keeps it whole.
-const VARIABLES: [(&str, &str); 21] = [
+const VARIABLES: [(&str, &str); 25] = [
     ("RECADO_TABLE", "recado-Table-0123456789AB"),
     ("RECADO_TOPIC_ARN", "arn:aws:sns:us-east-1:000000000001:recado"),
     ("RECADO_INBOX_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/000000000001/inbox"),
@@ -49,6 +49,10 @@ const VARIABLES: [(&str, &str); 21] = [
     ("RECADO_PUBLISH_KEY", "0123456789abcdef0123456789abcdef"),
     ("RECADO_MAIL_FROM", "Example <news@example.com>"),
     ("RECADO_MAIL_BASE_URL", "https://app.example.com"),
+    ("RECADO_MAIL_PROCESSES", "2"),
+    ("RECADO_POSTS_PER_SECOND", "1500"),
+    ("RECADO_DISPATCHER_PROCESSES", "10"),
+    ("RECADO_LISTEN", "127.0.0.1:8421"),
     ("RECADO_LOG_FORMAT", "json"),
 ];
 const ISSUER: &str = "https://login.example.com/.well-known/jwks.json";

@@ -87,8 +87,8 @@ enum Chore {
         /// What for.
         #[arg(long, value_enum, default_value_t = Profile::Package)]
         profile: Profile,
-        /// What they run on.
-        #[arg(long, value_enum, default_value_t = Arch::X86)]
+        /// What they run on; the parameter `Architecture` of the template has to say the same.
+        #[arg(long, value_enum, default_value_t = Arch::of_this_machine())]
         arch: Arch,
     },
     /// Measures how long each packaged function takes from its start until it asks for work, and that it asks AWS for nothing before.
@@ -337,5 +337,17 @@ mod tests {
         let parsed = Arguments::try_parse_from(["xtask", "test", "-p", "recado-domain", "--no-capture"]);
         let Ok(Arguments { chore: Chore::Test { nextest } }) = parsed else { panic!("a test chore") };
         assert_eq!(nextest, ["-p", "recado-domain", "--no-capture"]);
+    }
+
+    #[test]
+    fn packages_are_for_this_machine_unless_another_is_named() {
+        let arch_of = |arguments: &[&str]| {
+            let parsed = Arguments::try_parse_from(arguments);
+            let Ok(Arguments { chore: Chore::Package { arch, .. } }) = parsed else { panic!("a package chore") };
+            arch
+        };
+        assert_eq!(arch_of(&["xtask", "package"]), Arch::of_this_machine());
+        assert_eq!(arch_of(&["xtask", "package", "--arch", "x86_64"]), Arch::X86);
+        assert_eq!(arch_of(&["xtask", "package", "--arch", "arm64"]), Arch::Arm);
     }
 }

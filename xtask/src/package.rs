@@ -64,6 +64,14 @@ impl Arch {
         if cfg!(target_arch = "aarch64") { Self::Arm } else { Self::X86 }
     }
 
+    /// As the parameter `Architecture` of infra/template.yaml calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::X86 => "x86_64",
+            Self::Arm => "arm64",
+        }
+    }
+
     /// The prefix of binutils and of the C compiler for it.
     fn tools(self) -> &'static str {
         match self {
@@ -81,6 +89,9 @@ pub(crate) fn package(profile: Profile, arch: Arch) -> Result<()> {
     steps.run("build", &mut build(profile, arch))?;
     let folder = packages();
     zip_all(profile, arch, &folder)?;
+    if profile == Profile::Package {
+        println!("Deploy them with Architecture={}.\n", arch.name());
+    }
     steps.summary();
     Ok(())
 }
@@ -287,6 +298,16 @@ mod tests {
         let mode = archive.by_name("bootstrap").expect("the program").unix_mode();
         assert_eq!(mode.map(|mode| mode & 0o777), Some(0o755));
         fs::remove_dir_all(folder).expect("a folder of ours");
+    }
+
+    #[test]
+    fn an_architecture_has_the_name_that_the_template_knows() {
+        let template = fs::read_to_string(steps::root().join("infra/template.yaml")).expect("the template");
+        let names: Vec<_> = Arch::value_variants().iter().map(|arch| arch.name()).collect();
+        assert!(template.contains(&format!("AllowedValues: [{}]", names.join(", "))), "infra/template.yaml knows others than {names:?}");
+        for arch in Arch::value_variants() {
+            assert_eq!(Arch::from_str(arch.name(), false), Ok(*arch));
+        }
     }
 
     #[test]
