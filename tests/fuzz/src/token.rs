@@ -2,7 +2,7 @@
 
 use std::cell::LazyCell;
 
-use jsonwebtoken::{EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use recado_domain::limits;
 use recado_memory::ManualClock;
 use recado_runtime::auth::{Identity, KeySet, TokenConfig, TokenVerifier, VerifyingKey};
@@ -12,18 +12,44 @@ use crate::{now, run};
 
 const SECRET: &[u8] = b"a secret that nobody outside of this property knows";
 
+/// The key pair of the first test of RFC 8032, 7.1, as PKCS #8 and as a public key.
+const ED_PRIVATE: [u8; 48] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20, //
+    0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, //
+    0x44, 0x49, 0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
+];
+const ED_PUBLIC: &str =
+    "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
+const ED_KID: &str = "ed";
+
 /// Bytes that nobody signed speak for nobody; what was signed speaks for the subject it names, and not after its end (P5).
 pub fn token(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     assert!(verify(text).is_none(), "a token that nobody signed was accepted");
     let Ok(claims) = serde_json::from_str::<Map<String, Value>>(text) else { return };
-    let signed = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET)).expect("claims are signed");
-    if let Some(identity) = verify(&signed) {
-        holds(&identity, &claims);
+    for signed in [sign(Algorithm::HS256, None, &claims), sign(Algorithm::EdDSA, Some(ED_KID), &claims)] {
+        if let Some(identity) = verify(&signed) {
+            holds(&identity, &claims);
+        }
+        for broken in [format!("{signed}A"), signed[..signed.len() - 1].to_owned(), signed.replacen('.', "..", 1)] {
+            assert!(verify(&broken).is_none(), "a token whose signature was changed was accepted");
+        }
     }
-    for broken in [format!("{signed}A"), signed[..signed.len() - 1].to_owned(), signed.replacen('.', "..", 1)] {
-        assert!(verify(&broken).is_none(), "a token whose signature was changed was accepted");
+    for (algorithm, kid) in
+        [(Algorithm::HS256, Some(ED_KID)), (Algorithm::EdDSA, None), (Algorithm::EdDSA, Some(text)), (Algorithm::HS256, Some(text))]
+    {
+        assert!(verify(&sign(algorithm, kid, &claims)).is_none(), "a token was accepted whose key is another one's");
     }
+}
+
+/// Signs with the key of an algorithm, whatever key the head names.
+fn sign(algorithm: Algorithm, kid: Option<&str>, claims: &Map<String, Value>) -> String {
+    let key = match algorithm {
+        Algorithm::EdDSA => EncodingKey::from_ed_der(&ED_PRIVATE),
+        _ => EncodingKey::from_secret(SECRET),
+    };
+    let head = Header { kid: kid.map(ToOwned::to_owned), ..Header::new(algorithm) };
+    jsonwebtoken::encode(&head, claims, &key).expect("claims are signed")
 }
 
 /// What a verified token must have said, read without the verifier.
@@ -48,6 +74,7 @@ fn verify(token: &str) -> Option<Identity> {
 }
 
 fn verifier() -> TokenVerifier<KeySet, ManualClock> {
-    let key = VerifyingKey::hs256(None, SECRET).expect("the secret is long enough");
-    TokenVerifier::new(TokenConfig::default(), KeySet::new(vec![key]).expect("a key"), ManualClock::new(now()))
+    let secret = VerifyingKey::hs256(None, SECRET).expect("the secret is long enough");
+    let public = VerifyingKey::from_pem(Some(ED_KID.to_owned()), ED_PUBLIC.as_bytes()).expect("a public key");
+    TokenVerifier::new(TokenConfig::default(), KeySet::new(vec![secret, public]).expect("two keys"), ManualClock::new(now()))
 }
