@@ -9,6 +9,7 @@ mod feedback;
 mod mime;
 mod notice;
 mod operator;
+mod refused;
 mod template;
 mod worker;
 

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::MailConfig;
 use crate::mime;
+use crate::refused::Refused;
 use crate::template::Templates;
 
 /// What mailing needs of the world.
@@ -44,6 +45,7 @@ pub struct EmailWorker<M, L, S, K, E> {
     config: MailConfig,
     permits: Semaphore,
     rate: Option<RateLimiter>,
+    refused: Refused,
 }
 
 impl<M, L, S, K, E> fmt::Debug for EmailWorker<M, L, S, K, E> {
@@ -57,7 +59,7 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
     pub fn new(ports: Ports<M, L, S, K, E>, templates: Templates, config: MailConfig) -> Self {
         let permits = Semaphore::new(config.concurrency);
         let rate = config.per_second.map(limiter);
-        Self { ports, templates, config, permits, rate }
+        Self { ports, templates, config, permits, rate, refused: Refused::new() }
     }
 
     async fn message(&self, message: Received, deadline: &Deadline) -> Disposition {
@@ -70,6 +72,10 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         }
         if event.has_expired(self.ports.clock.now()) {
             return skip("expired");
+        }
+        if message.receive_count <= 1 {
+            // Published, or sent back by somebody who has seen to what was wrong.
+            deliveries(&event).for_each(|delivery| self.refused.forget(&delivery));
         }
         let holder = self.holder();
         // One question for all, before anything is claimed: who is suppressed leaves no claim behind, so that a redrive after
@@ -109,6 +115,9 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
     ) -> Outcome<()> {
         let key = RecipientKey::new(event.data().tenant.clone(), recipient.id.clone());
         let delivery = DeliveryKey { recipient: key, notification: event.notification_id() };
+        if let Some(reason) = self.refused.reason(&delivery) {
+            return Err(Failure::permanent(reason));
+        }
         match standing {
             Ok(None) => self.deliver(event, recipient, &delivery, run).await,
             Ok(Some(suppression)) => {
@@ -145,6 +154,9 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         };
         if let Err(failure) = &outcome {
             log_failure(delivery, failure);
+            if !failure.is_transient() {
+                self.refused.remember(delivery, failure.reason());
+            }
         }
         outcome
     }
@@ -207,6 +219,11 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> Handler fo
     async fn handle(&self, batch: Vec<Received>, deadline: &Deadline) -> Vec<Disposition> {
         stream::iter(batch).map(|message| self.message(message, deadline)).buffered(self.config.concurrency).collect().await
     }
+}
+
+/// What an event asks to be mailed.
+fn deliveries(event: &Event) -> impl Iterator<Item = DeliveryKey> + '_ {
+    event.recipient_keys().map(|recipient| DeliveryKey { recipient, notification: event.notification_id() })
 }
 
 /// Who holds the claims of one handling of a message, and until when it has to be done.
@@ -441,6 +458,30 @@ mod tests {
         let waits = retry(asked, "mail to 1 of 2 recipients has to wait: alice (throttled)");
         assert_eq!(world.handle(&event(&["alice", "bob"])).await, waits);
         assert_eq!(world.handle(&event(&["alice", "bob"])).await, Disposition::Done);
+        assert_eq!(world.sent_to(), ["bob@example.com", "alice@example.com"]);
+    }
+
+    #[tokio::test]
+    async fn who_was_refused_for_good_is_not_asked_again_while_others_have_to_wait_but_when_somebody_sends_it_back() {
+        let world = World::new();
+        let settings = MailSettings { concurrency: 1, ..MailSettings::from("news@example.com") };
+        let worker = world.worker_with(world.mailer.clone(), settings);
+        let two = event(&["alice", "bob"]);
+        let time = async |count: u32| {
+            let message = Received { receive_count: count, ..received(&two) };
+            worker.handle(vec![message], &Deadline::never()).await.remove(0)
+        };
+        world.mailer.faults().fail_next("send", Failure::permanent("mailbox unknown"));
+        world.mailer.faults().fail_next("send", Failure::transient("later"));
+        let waits = "no mail to 1 of 2 recipients: alice (mailbox unknown); mail to 1 of 2 recipients has to wait: bob (later)";
+        assert_eq!(time(1).await, retry(None, waits));
+        world.mailer.faults().fail_next("send", Failure::transient("later"));
+        assert_eq!(time(2).await, retry(None, waits));
+        assert_eq!(world.mailer.faults().calls("send"), 3, "alice was asked for once, bob twice");
+        let ends = Disposition::Reject { reason: "no mail to 1 of 2 recipients: alice (mailbox unknown)".to_owned() };
+        assert_eq!(time(3).await, ends);
+        // Redriven, once the mailbox is there.
+        assert_eq!(time(1).await, Disposition::Done);
         assert_eq!(world.sent_to(), ["bob@example.com", "alice@example.com"]);
     }
 
