@@ -62,7 +62,7 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         Self { ports, templates, config, permits, rate, refused: Refused::new() }
     }
 
-    async fn message(&self, message: Received, deadline: &Deadline) -> Disposition {
+    async fn message(&self, message: Received, time: &Time<'_>) -> Disposition {
         let event = match Event::parse(message.body.as_bytes()) {
             Ok(event) => event,
             Err(invalid) => return Disposition::Reject { reason: short_reason(invalid.to_string()) },
@@ -84,7 +84,7 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         let (event, holder) = (&event, holder.as_str());
         // By place: a closure over a borrowed recipient makes a future that is not `Send` for every lifetime.
         let outcomes: Vec<Outcome<()>> = stream::iter(standings.into_iter().enumerate())
-            .map(|(at, standing)| self.unless_suppressed(event, &event.data().recipients[at], standing, (holder, deadline)))
+            .map(|(at, standing)| self.unless_suppressed(event, &event.data().recipients[at], standing, (holder, time)))
             .buffered(self.config.concurrency)
             .collect()
             .await;
@@ -131,11 +131,11 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         }
     }
 
-    async fn deliver(&self, event: &Event, recipient: &Recipient, delivery: &DeliveryKey, (holder, deadline): Run<'_>) -> Outcome<()> {
+    async fn deliver(&self, event: &Event, recipient: &Recipient, delivery: &DeliveryKey, (holder, time): Run<'_>) -> Outcome<()> {
         // Before the claim, so that its lease does not run while others are mailed.
         let _permit = self.permits.acquire().await.map_err(|_| Failure::transient("the worker has stopped"))?;
         // A mail that is cut off between its sending and its record is sent again: better not begun.
-        if deadline.left() < self.config.one_mail() {
+        if time.deadline.left() < time.of_one {
             metrics::counter!("recado_mail_put_off_total").increment(1);
             return Err(Failure::transient("this run has no time left for it"));
         }
@@ -217,7 +217,9 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
 
 impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> Handler for EmailWorker<M, L, S, K, E> {
     async fn handle(&self, batch: Vec<Received>, deadline: &Deadline) -> Vec<Disposition> {
-        stream::iter(batch).map(|message| self.message(message, deadline)).buffered(self.config.concurrency).collect().await
+        // At least half of any time is there to begin mails in, so that one that is too short slows mail down, and does not end it.
+        let time = Time { deadline, of_one: self.config.one_mail().min(deadline.left() / 2) };
+        stream::iter(batch).map(|message| self.message(message, &time)).buffered(self.config.concurrency).collect().await
     }
 }
 
@@ -226,8 +228,14 @@ fn deliveries(event: &Event) -> impl Iterator<Item = DeliveryKey> + '_ {
     event.recipient_keys().map(|recipient| DeliveryKey { recipient, notification: event.notification_id() })
 }
 
-/// Who holds the claims of one handling of a message, and until when it has to be done.
-type Run<'a> = (&'a str, &'a Deadline);
+/// The time of a batch, and what one mail is given of it at the most.
+struct Time<'a> {
+    deadline: &'a Deadline,
+    of_one: Duration,
+}
+
+/// Who holds the claims of one handling of a message, and the time of its batch.
+type Run<'a> = (&'a str, &'a Time<'a>);
 
 /// A tenth of a second's mails at a time: evenly enough for a quota by the second, coarse enough for any rate.
 fn limiter(per_second: u32) -> RateLimiter {
@@ -406,17 +414,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_mail_that_may_not_end_in_time_is_not_begun_and_leaves_no_claim() {
-        let world = World::new();
-        let worker = world.worker_with(world.mailer.clone(), MailSettings::from("Example <news@example.com>"));
-        let one_mail = worker.config.one_mail();
-        let soon = Deadline::at(tokio::time::Instant::now() + one_mail - Duration::from_millis(1));
-        let answers = worker.handle(vec![received(&event(&["alice"]))], &soon).await;
-        assert_eq!(answers, [retry(None, "mail to 1 of 1 recipients has to wait: alice (this run has no time left for it)")]);
-        assert!(world.sent_to().is_empty());
-        // Nobody waits for the lease of a claim.
-        let later = Deadline::at(tokio::time::Instant::now() + one_mail);
-        assert_eq!(worker.handle(vec![received(&event(&["alice"]))], &later).await, [Disposition::Done]);
-        assert_eq!(world.sent_to(), ["alice@example.com"]);
+        struct SevenSeconds;
+        impl Mailer for SevenSeconds {
+            async fn send(&self, _: &OutgoingMail) -> Outcome<String> {
+                tokio::time::sleep(Duration::from_secs(7)).await;
+                Ok("id".to_owned())
+            }
+        }
+        let people: Vec<String> = (0..30).map(|n| format!("u{n}")).collect();
+        let everybody = event(&people.iter().map(String::as_str).collect::<Vec<_>>());
+        // One may take 40 s, of which it is given half of a minute; so the last one begins before that half, or 40 s before the end.
+        for (whole, begun) in [(60, 5), (100, 9), (7_200, 30)] {
+            let world = World::new();
+            let worker = world.worker_with(SevenSeconds, MailSettings { concurrency: 1, ..MailSettings::from("news@example.com") });
+            let deadline = Deadline::at(tokio::time::Instant::now() + Duration::from_secs(whole));
+            let answer = worker.handle(vec![received(&everybody)], &deadline).await.remove(0);
+            assert_eq!(answer == Disposition::Done, begun == 30, "{answer:?}");
+            assert_eq!(world.claims.faults().calls("confirm"), begun, "of {whole} s");
+            assert_eq!(world.claims.faults().calls("claim"), begun, "nobody waits for the lease of a claim");
+        }
     }
 
     #[tokio::test]
