@@ -3,12 +3,15 @@
 
 mod aws {
     use std::collections::HashMap;
+    use std::time::Duration;
 
     use aws_sdk_dynamodb::error::ProvideErrorMetadata;
     use aws_sdk_dynamodb::types::{
         AttributeValue, BatchStatementRequest, BatchStatementResponse, KeysAndAttributes, ReturnValuesOnConditionCheckFailure,
     };
     use recado_aws::dynamo::POSITION_INDEX;
+    use recado_domain::ids::{DeliveryKey, NotificationId, RecipientKey, TenantId, UserId};
+    use recado_domain::ports::{Claim, MailClaims};
     use recado_tests::contracts::aws::TABLE;
     use recado_tests::contracts::{Aws, Backend};
 
@@ -110,5 +113,22 @@ mod aws {
         assert_eq!((&last["position"], &last["sk"]), (&text("~"), &text("marks")));
         let rest = query.set_exclusive_start_key(Some(last.clone())).send().await.unwrap();
         assert_eq!((rest.count(), rest.last_evaluated_key()), (0, None));
+    }
+
+    /// The SDK sends a call again whose answer is late, and the first may be carried out after everything that followed. No other
+    /// store has such calls.
+    #[tokio::test]
+    async fn a_claim_that_arrives_after_it_was_given_back_holds_up_no_mail() {
+        let aws = Aws::fresh().await;
+        let recipient = RecipientKey::new(TenantId::default(), UserId::new("alice").unwrap());
+        let key = DeliveryKey { recipient, notification: NotificationId::of("/tests", "a") };
+        let (claims, lease) = (aws.claims(), Duration::from_secs(300));
+        assert_eq!(claims.claim(&key, "one", lease).await, Ok(Claim::Taken));
+        claims.abandon(&key, "one").await.unwrap();
+        assert!(claims.claim(&key, "one", lease).await.is_err_and(|failure| failure.is_transient()), "the late call");
+        assert_eq!(claims.claim(&key, "two", lease).await, Ok(Claim::Taken));
+        claims.abandon(&key, "one").await.unwrap();
+        claims.confirm(&key).await.unwrap();
+        assert_eq!(claims.claim(&key, "three", lease).await, Ok(Claim::Sent));
     }
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 use jiff::Timestamp;
@@ -22,6 +21,9 @@ use crate::failure::failure_of;
 const HOLDER: &str = "holder";
 const HELD_UNTIL: &str = "held_until";
 const SENT_AT: &str = "sent_at";
+/// Who gave a claim back last. Where a claim is written late, after its holder has gone on and given it back, nobody would give it
+/// back again: the mail would wait for the end of its lease.
+const ABANDONED_BY: &str = "abandoned_by";
 
 /// [`MailClaims`] on DynamoDB. They are kept for [`limits::RETENTION`], as inbox entries are, so that a late redrive
 /// sends nothing twice.
@@ -61,6 +63,9 @@ fn held_by(there: Option<&Item>) -> Outcome<Claim> {
     if there.contains_key(SENT_AT) {
         return Ok(Claim::Sent);
     }
+    if there.contains_key(ABANDONED_BY) && !there.contains_key(HOLDER) {
+        return Err(Failure::transient("DynamoDB UpdateItem: this claim was given back already"));
+    }
     let until = item::moment_of(there, HELD_UNTIL);
     until.map(Claim::HeldUntil).ok_or_else(|| Failure::permanent("the claim of this mail cannot be read; it was not written by Recado"))
 }
@@ -72,10 +77,12 @@ impl<K: Clock> MailClaims for DynamoClaims<K> {
         let update = table
             .update(&Key::claim(key))
             .update_expression("SET #holder = :holder, #held_until = :until, #ttl = :ttl")
-            // Nobody's, or nobody's any more, or ours: which also makes a call that is repeated harmless.
+            // Nobody's, or nobody's any more, or ours: which also makes a call that is repeated harmless. Not one that was given back.
             .condition_expression(
-                "attribute_not_exists(#sent_at) AND (attribute_not_exists(#holder) OR #holder = :holder OR #held_until <= :now)",
+                "attribute_not_exists(#sent_at) AND (attribute_not_exists(#abandoned_by) OR #abandoned_by <> :holder) \
+                 AND (attribute_not_exists(#holder) OR #holder = :holder OR #held_until <= :now)",
             )
+            .expression_attribute_names("#abandoned_by", ABANDONED_BY)
             .expression_attribute_names("#holder", HOLDER)
             .expression_attribute_names("#held_until", HELD_UNTIL)
             .expression_attribute_names("#sent_at", SENT_AT)
@@ -108,17 +115,20 @@ impl<K: Clock> MailClaims for DynamoClaims<K> {
     }
 
     async fn abandon(&self, key: &DeliveryKey, holder: &str) -> Outcome<()> {
-        let delete = self
+        let update = self
             .0
             .table
-            .delete(&Key::claim(key))
+            .update(&Key::claim(key))
+            .update_expression("SET #abandoned_by = :holder REMOVE #holder, #held_until")
             .condition_expression("#holder = :holder AND attribute_not_exists(#sent_at)")
+            .expression_attribute_names("#abandoned_by", ABANDONED_BY)
             .expression_attribute_names("#holder", HOLDER)
+            .expression_attribute_names("#held_until", HELD_UNTIL)
             .expression_attribute_names("#sent_at", SENT_AT)
             .expression_attribute_values(":holder", item::string(holder));
-        match delete.send().await {
+        match update.send().await {
             Ok(_) => Ok(()),
-            Err(error) if matches!(error.as_service_error(), Some(DeleteItemError::ConditionalCheckFailedException(_))) => Ok(()),
+            Err(error) if matches!(error.as_service_error(), Some(UpdateItemError::ConditionalCheckFailedException(_))) => Ok(()),
             Err(error) => Err(failure_of(&error)),
         }
     }
