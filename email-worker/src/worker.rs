@@ -73,18 +73,14 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         if event.has_expired(self.ports.clock.now()) {
             return skip("expired");
         }
-        if message.receive_count <= 1 {
-            // Published, or sent back by somebody who has seen to what was wrong.
-            deliveries(&event).for_each(|delivery| self.refused.forget(&delivery));
-        }
         let holder = self.holder();
         // One question for all, before anything is claimed: who is suppressed leaves no claim behind, so that a redrive after
         // the suppression was lifted finds nothing in its way.
         let standings = self.standings(&event).await;
-        let (event, holder) = (&event, holder.as_str());
+        let (event, run) = (&event, Run { message: &message.message_id, holder: &holder, time });
         // By place: a closure over a borrowed recipient makes a future that is not `Send` for every lifetime.
         let outcomes: Vec<Outcome<()>> = stream::iter(standings.into_iter().enumerate())
-            .map(|(at, standing)| self.unless_suppressed(event, &event.data().recipients[at], standing, (holder, time)))
+            .map(|(at, standing)| self.unless_suppressed(event, &event.data().recipients[at], standing, run))
             .buffered(self.config.concurrency)
             .collect()
             .await;
@@ -115,7 +111,7 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
     ) -> Outcome<()> {
         let key = RecipientKey::new(event.data().tenant.clone(), recipient.id.clone());
         let delivery = DeliveryKey { recipient: key, notification: event.notification_id() };
-        if let Some(reason) = self.refused.reason(&delivery) {
+        if let Some(reason) = self.refused.reason(run.message, &delivery) {
             return Err(Failure::permanent(reason));
         }
         match standing {
@@ -131,7 +127,8 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         }
     }
 
-    async fn deliver(&self, event: &Event, recipient: &Recipient, delivery: &DeliveryKey, (holder, time): Run<'_>) -> Outcome<()> {
+    async fn deliver(&self, event: &Event, recipient: &Recipient, delivery: &DeliveryKey, run: Run<'_>) -> Outcome<()> {
+        let Run { message, holder, time } = run;
         // Before the claim, so that its lease does not run while others are mailed.
         let _permit = self.permits.acquire().await.map_err(|_| Failure::transient("the worker has stopped"))?;
         // A mail that is cut off between its sending and its record is sent again: better not begun.
@@ -155,7 +152,7 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
         if let Err(failure) = &outcome {
             log_failure(delivery, failure);
             if !failure.is_transient() {
-                self.refused.remember(delivery, failure.reason());
+                self.refused.remember(message, delivery, failure.reason());
             }
         }
         outcome
@@ -223,19 +220,21 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> Handler fo
     }
 }
 
-/// What an event asks to be mailed.
-fn deliveries(event: &Event) -> impl Iterator<Item = DeliveryKey> + '_ {
-    event.recipient_keys().map(|recipient| DeliveryKey { recipient, notification: event.notification_id() })
-}
-
 /// The time of a batch, and what one mail is given of it at the most.
 struct Time<'a> {
     deadline: &'a Deadline,
     of_one: Duration,
 }
 
-/// Who holds the claims of one handling of a message, and the time of its batch.
-type Run<'a> = (&'a str, &'a Time<'a>);
+/// One handling of a message.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    /// Its id.
+    message: &'a str,
+    /// Who holds the claims.
+    holder: &'a str,
+    time: &'a Time<'a>,
+}
 
 /// A tenth of a second's mails at a time: evenly enough for a quota by the second, coarse enough for any rate.
 fn limiter(per_second: u32) -> RateLimiter {
@@ -483,21 +482,21 @@ mod tests {
         let settings = MailSettings { concurrency: 1, ..MailSettings::from("news@example.com") };
         let worker = world.worker_with(world.mailer.clone(), settings);
         let two = event(&["alice", "bob"]);
-        let time = async |count: u32| {
-            let message = Received { receive_count: count, ..received(&two) };
+        let handle = async |id: &str| {
+            let message = Received { message_id: id.to_owned(), ..received(&two) };
             worker.handle(vec![message], &Deadline::never()).await.remove(0)
         };
         world.mailer.faults().fail_next("send", Failure::permanent("mailbox unknown"));
         world.mailer.faults().fail_next("send", Failure::transient("later"));
         let waits = "no mail to 1 of 2 recipients: alice (mailbox unknown); mail to 1 of 2 recipients has to wait: bob (later)";
-        assert_eq!(time(1).await, retry(None, waits));
+        assert_eq!(handle("first").await, retry(None, waits));
         world.mailer.faults().fail_next("send", Failure::transient("later"));
-        assert_eq!(time(2).await, retry(None, waits));
+        assert_eq!(handle("first").await, retry(None, waits));
         assert_eq!(world.mailer.faults().calls("send"), 3, "alice was asked for once, bob twice");
         let ends = Disposition::Reject { reason: "no mail to 1 of 2 recipients: alice (mailbox unknown)".to_owned() };
-        assert_eq!(time(3).await, ends);
+        assert_eq!(handle("first").await, ends);
         // Redriven, once the mailbox is there.
-        assert_eq!(time(1).await, Disposition::Done);
+        assert_eq!(handle("redriven").await, Disposition::Done);
         assert_eq!(world.sent_to(), ["bob@example.com", "alice@example.com"]);
     }
 
