@@ -361,7 +361,10 @@ mod tests {
             ("BatchExecuteStatement", r#"{"Statements":[{"Parameters":[{"S":"U#t#alice"}]},{"Parameters":[{"S":"U#t#mallory"}]}]}"#),
             ("SendMessageBatch", r#"{"Entries":[{"Id":"0","MessageBody":"alice"},{"Id":"1","MessageBody":"mallory"}]}"#),
             ("BatchGetItem", r#"{"RequestItems":{"t":{"Keys":[{"pk":{"S":"U#t#alice"}},{"pk":{"S":"U#t#mallory"}}]}}}"#),
-            ("PublishBatch", "PublishBatchRequestEntries.member.1.Message=alice&PublishBatchRequestEntries.member.2.Message=mallory"),
+            (
+                "PublishBatch",
+                "PublishBatchRequestEntries.member.1.Id=0&PublishBatchRequestEntries.member.1.Message=alice&PublishBatchRequestEntries.member.2.Id=1&PublishBatchRequestEntries.member.2.Message=mallory",
+            ),
         ];
         for (operation, body) in table {
             let partial = Partial::about(operation, &Bytes::from_static(body.as_bytes()), rejection).unwrap();
