@@ -474,6 +474,22 @@ async fn a_cursor_that_cannot_be_resumed_is_a_gap_with_the_newest_page() {
 }
 
 #[tokio::test]
+async fn a_quiet_inbox_is_complete_however_long_and_its_newest_entry_comes_again_for_a_day_alone() {
+    let world = World::new();
+    world.append("newest").await;
+    let id = world.alice_on("c=").await;
+    let mut cursor = last(&world.sync(&id, None).await).2.to_owned();
+    let (start, day) = (world.clock.now(), Duration::from_secs(24 * 3600));
+    for (days, comes_again) in [(0, true), (1, true), (2, false), (20, false), (40, false), (60, false)] {
+        world.clock.set(start + day * days + 2 * MINUTE);
+        let id = world.alice_on(&format!("c{days}=")).await;
+        let frames = world.sync(&id, Some(&cursor)).await;
+        assert_eq!((shown(&frames).is_empty(), last(&frames).1), (!comes_again, &json!("complete")), "after {days} days");
+        cursor = last(&frames).2.to_owned();
+    }
+}
+
+#[tokio::test]
 async fn without_a_cursor_old_pending_entries_come_before_the_newest_page_and_once_each() {
     let world = World::new();
     let id = world.alice_on("c=").await;
