@@ -127,8 +127,11 @@ mod aws {
         claims.abandon(&key, "one").await.unwrap();
         assert!(claims.claim(&key, "one", lease).await.is_err_and(|failure| failure.is_transient()), "the late call");
         assert_eq!(claims.claim(&key, "two", lease).await, Ok(Claim::Taken));
+        claims.abandon(&key, "two").await.unwrap();
+        assert!(claims.claim(&key, "one", lease).await.is_err(), "still later");
+        assert_eq!(claims.claim(&key, "three", lease).await, Ok(Claim::Taken));
         claims.abandon(&key, "one").await.unwrap();
         claims.confirm(&key).await.unwrap();
-        assert_eq!(claims.claim(&key, "three", lease).await, Ok(Claim::Sent));
+        assert_eq!(claims.claim(&key, "four", lease).await, Ok(Claim::Sent));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use jiff::Timestamp;
 use recado_domain::failure::Failure;
 use recado_domain::ids::DeliveryKey;
@@ -21,8 +21,8 @@ use crate::failure::failure_of;
 const HOLDER: &str = "holder";
 const HELD_UNTIL: &str = "held_until";
 const SENT_AT: &str = "sent_at";
-/// Who gave a claim back last. Where a claim is written late, after its holder has gone on and given it back, nobody would give it
-/// back again: the mail would wait for the end of its lease.
+/// Everybody who gave the claim back, at most one for each try of a mail. Where a claim is written late, after its holder has gone on and
+/// given it back, nobody would give it back again: the mail would wait for the end of its lease.
 const ABANDONED_BY: &str = "abandoned_by";
 
 /// [`MailClaims`] on DynamoDB. They are kept for [`limits::RETENTION`], as inbox entries are, so that a late redrive
@@ -79,7 +79,7 @@ impl<K: Clock> MailClaims for DynamoClaims<K> {
             .update_expression("SET #holder = :holder, #held_until = :until, #ttl = :ttl")
             // Nobody's, or nobody's any more, or ours: which also makes a call that is repeated harmless. Not one that was given back.
             .condition_expression(
-                "attribute_not_exists(#sent_at) AND (attribute_not_exists(#abandoned_by) OR #abandoned_by <> :holder) \
+                "attribute_not_exists(#sent_at) AND (attribute_not_exists(#abandoned_by) OR NOT contains(#abandoned_by, :holder)) \
                  AND (attribute_not_exists(#holder) OR #holder = :holder OR #held_until <= :now)",
             )
             .expression_attribute_names("#abandoned_by", ABANDONED_BY)
@@ -119,13 +119,14 @@ impl<K: Clock> MailClaims for DynamoClaims<K> {
             .0
             .table
             .update(&Key::claim(key))
-            .update_expression("SET #abandoned_by = :holder REMOVE #holder, #held_until")
+            .update_expression("ADD #abandoned_by :holders REMOVE #holder, #held_until")
             .condition_expression("#holder = :holder AND attribute_not_exists(#sent_at)")
             .expression_attribute_names("#abandoned_by", ABANDONED_BY)
             .expression_attribute_names("#holder", HOLDER)
             .expression_attribute_names("#held_until", HELD_UNTIL)
             .expression_attribute_names("#sent_at", SENT_AT)
-            .expression_attribute_values(":holder", item::string(holder));
+            .expression_attribute_values(":holder", item::string(holder))
+            .expression_attribute_values(":holders", AttributeValue::Ss(vec![holder.to_owned()]));
         match update.send().await {
             Ok(_) => Ok(()),
             Err(error) if matches!(error.as_service_error(), Some(UpdateItemError::ConditionalCheckFailedException(_))) => Ok(()),
