@@ -111,11 +111,11 @@ impl<M: Mailer, L: MailClaims, S: Suppressions, K: Clock, E: Entropy> EmailWorke
     ) -> Outcome<()> {
         let key = RecipientKey::new(event.data().tenant.clone(), recipient.id.clone());
         let delivery = DeliveryKey { recipient: key, notification: event.notification_id() };
-        if let Some(reason) = self.refused.reason(run.message, &delivery) {
-            return Err(Failure::permanent(reason));
-        }
         match standing {
-            Ok(None) => self.deliver(event, recipient, &delivery, run).await,
+            Ok(None) => match self.refused.reason(run.message, &delivery) {
+                Some(reason) => Err(Failure::permanent(reason)),
+                None => self.deliver(event, recipient, &delivery, run).await,
+            },
             Ok(Some(suppression)) => {
                 leave_out(&delivery, suppression);
                 Ok(())

@@ -342,6 +342,20 @@ async fn the_figures_tell_how_full_the_queues_are() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_is_told_until_it_is_there_again() {
+    let (store, clock, _folder) = fresh();
+    let now = clock.now();
+    store.inbox().append(&[entry("1", "t", alice(), &clock)]).await.remove(0).unwrap();
+    clock.set(now - limits::CLOCK_SKEW);
+    store.check().await.unwrap();
+    clock.set(now - Duration::from_secs(3600));
+    let failure = store.check().await.unwrap_err();
+    assert!(failure.is_transient() && failure.reason().contains("3600 s behind"), "{failure}");
+    clock.set(now);
+    store.check().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_read_sees_every_write_that_was_answered_before_it() {
     let (store, clock, _folder) = fresh();
     for number in 0..200 {
